@@ -1,0 +1,45 @@
+# `make help` lists the targets. Another interpreter: make test PYTHON=python3.13
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+ENV := .venv/$(VERSION)
+BIN := $(ENV)/bin
+CONFIG ?= experiments/configs/tri_modal.py
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+
+.PHONY: help train test test-prepare check format clean
+.DEFAULT_GOAL := help
+
+help:  ## List the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+train: $(ENV)/train.installed  ## Install, then train CONFIG (images, speech, text).
+	$(BIN)/python -m experiments.train --config=$(CONFIG) $(ARGS)
+
+test: $(ENV)/test.installed  ## Install, then run the whole suite.
+	$(PYTEST) $(ARGS)
+
+test-prepare: $(ENV)-prepare/prepare.installed  ## The data-set builders' tests; installs TensorFlow.
+	$(ENV)-prepare/bin/python -m pytest -m prepare tests/data $(ARGS)
+
+check: $(ENV)/test.installed  ## Lint, format and type checks.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(ENV)/test.installed  ## Format the tree and mend what ruff can mend.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove environments and caches; runs are kept.
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+
+# An environment is reused until the dependencies change.
+$(ENV)/%.installed: pyproject.toml setup.py
+	$(PYTHON) -m venv $(ENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+$(ENV)-prepare/prepare.installed: pyproject.toml setup.py
+	$(PYTHON) -m venv $(ENV)-prepare
+	$(ENV)-prepare/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[prepare,test]'
+	touch $@

@@ -1,0 +1,1 @@
+"""Programs: flags -> config -> objects -> the library."""

@@ -1,0 +1,86 @@
+"""Images, spoken words and written words of the ten digits, from scratch.
+
+  python -m experiments.train --config=experiments/configs/tri_modal.py
+
+Data: `multimodal_digits`, which ships with the package. The modalities come
+from different people and pair by class only, so retrieval is class-level and
+instances of one class are not each other's negatives.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns the config."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+  config.steps = 600
+  config.batch_size = 128  # global: over all devices of all processes
+  config.log_every = 10
+  config.max_skipped = 10  # steps in a row without a finite gradient
+  config.precision = "float32"  # or "bfloat16", for the encoders
+
+  config.data = {
+    "name": "multimodal_digits",
+    "modalities": ("image", "speech", "text"),
+    "ids": "label",  # whose negatives an instance is not
+  }
+  # Random changes of the training inputs: functions of pmrl_jax.data.
+  config.transforms = {
+    "speech": {
+      "random_time_shift": {"max_samples": 800},  # 0.1 s
+      "random_gain": {"max_decibels": 6.0},
+    },
+  }
+
+  transformer = {"width": 64, "depth": 2, "num_heads": 4, "mlp_ratio": 2.0}
+  config.model = {
+    "dim": 64,
+    "encoders": {
+      "image": {
+        "kind": "vision_transformer",
+        "patch_size": 2,  # pixels
+        "dropout_rate": 0.1,
+        **transformer,
+      },
+      "speech": {
+        "kind": "spectrogram_transformer",
+        "sample_rate": 8000,  # Hz
+        "max_masked_mels": 8,
+        "max_masked_frames": 20,
+        "dropout_rate": 0.1,
+        **transformer,
+      },
+      "text": {
+        "kind": "character_transformer",
+        "dropout_rate": 0.1,
+        **transformer,
+      },
+    },
+  }
+  config.loss = {
+    "alignment_temperature": 1.0,
+    "instance_temperature": 0.1,
+    "instance_weight": 1.0,
+    "orientation": "consensus",  # "free" is the published form
+    "contrast": "modalities",
+    "solver": "gram",
+  }
+  config.optimizer = {
+    "learning_rate": 3e-3,
+    "warmup_steps": 50,
+    "weight_decay": 1e-4,
+    "clip_norm": 1.0,
+  }
+  config.evaluation = {
+    "every": 100,  # steps
+    "batch_size": 256,
+    "level": "class",  # or "instance": what counts as found
+  }
+  config.checkpoint = {
+    "every": 100,  # steps
+    "keep": 2,  # newest ones, beside the best
+    "best_metric": "mean_R@1",
+    "best_mode": "max",
+  }
+  return config

@@ -1,0 +1,255 @@
+"""The training loop: steps, evaluations, checkpoints, interruptions."""
+
+import contextlib
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tqdm
+
+from pmrl_jax.training.checkpoint import Checkpointer
+from pmrl_jax.training.state import TrainState
+from pmrl_jax.training.writers import MetricsWriter
+
+
+class Schedule(NamedTuple):
+  """When the loop does what, in steps."""
+
+  steps: int  # of the whole run
+  log_every: int
+  eval_every: int
+  checkpoint_every: int
+
+
+class Interrupted(Exception):
+  """A signal asked the run to stop; its state was saved first."""
+
+  def __init__(self, signal_number: int, step: int):
+    """Keeps which signal it was and the step that was saved."""
+    self.signal_number = signal_number
+    self.step = step
+    name = signal.Signals(signal_number).name
+    super().__init__(f"{name}: saved step {step} and stopped")
+
+
+class NonFiniteError(RuntimeError):
+  """Too many steps in a row had a loss or a gradient that is not finite."""
+
+
+def fit(
+  state: TrainState,
+  *,
+  start: int,
+  schedule: Schedule,
+  train_step: Callable,
+  iterator: Iterator[Mapping[str, Any]],
+  to_device: Callable[[Mapping[str, Any]], Any],
+  evaluate: Callable[[Any], Mapping[str, Any]],
+  checkpointer: Checkpointer,
+  writer: MetricsWriter,
+  max_skipped: int,
+  failure_folder: Path,
+) -> TrainState:
+  """Trains from step `start` to the end of the schedule.
+
+  Args:
+    state: The state after `start` steps; its buffers are donated.
+    start: Steps taken so far.
+    schedule: When to log, evaluate and save.
+    train_step: From `make_train_step`.
+    iterator: Host batches; its position is saved with every checkpoint.
+    to_device: Turns a host batch into what `train_step` takes.
+    evaluate: Parameters -> metrics; run every `eval_every` steps and at the
+      end.
+    checkpointer: Where states go; the last one is saved in any case.
+    writer: Where metrics go.
+    max_skipped: As given to `make_train_step`.
+    failure_folder: Where the state and the batch go if the run breaks.
+
+  Returns:
+    The state after the last step.
+
+  Raises:
+    Interrupted: After SIGTERM or SIGINT, when the state has been saved.
+    NonFiniteError: After `max_skipped` steps in a row without a finite loss
+      and gradient; names the step and the folder with state and batch.
+  """
+  previous: tuple[Any, Any] | None = None  # batch and metrics of the last step
+  with _signals() as received, _Progress(schedule.steps, start) as progress:
+    for step in range(start + 1, schedule.steps + 1):
+      batch = next(iterator)
+      state, metrics = train_step(state, to_device(batch))
+      # The step before has ended by now: looking at it stalls nothing, and a
+      # broken state stands still until it is looked at.
+      if previous is not None:
+        _check(*previous, state, max_skipped, failure_folder)
+      previous = (batch, metrics)
+
+      last = step == schedule.steps
+      if last or step % schedule.log_every == 0:
+        row = {name: np.asarray(value) for name, value in metrics.items()}
+        row["steps_per_second"] = progress.rate(step)
+        writer.write("train", step, row)
+        progress.show(step, row)
+      results = None
+      if last or step % schedule.eval_every == 0:
+        _check(batch, metrics, state, max_skipped, failure_folder)
+        with progress.paused():
+          results = evaluate(state.params)
+        writer.write("eval", step, results)
+        progress.report(step, results)
+      if last or received or step % schedule.checkpoint_every == 0:
+        _check(batch, metrics, state, max_skipped, failure_folder)
+        checkpointer.save(step, state, iterator, _comparable(results))
+      if received:
+        checkpointer.wait()
+        raise Interrupted(received[0], step)
+  checkpointer.wait()
+  return state
+
+
+def _comparable(results: Mapping[str, Any] | None) -> dict[str, float] | None:
+  """The scalars of an evaluation, by which checkpoints are ranked."""
+  if results is None:
+    return None
+  return {
+    name: float(value)
+    for name, value in results.items()
+    if isinstance(value, int | float)
+  }
+
+
+def _check(
+  batch: Any,
+  metrics: Mapping[str, jax.Array],
+  state: TrainState,
+  max_skipped: int,
+  folder: Path,
+) -> None:
+  """Stops the run, with what is needed to see why, if it is broken."""
+  if int(metrics["skipped_in_a_row"]) < max_skipped:
+    return
+  step = int(state.step)
+  folder = folder / f"step_{step}"
+  folder.mkdir(parents=True, exist_ok=True)
+  values = {name: float(value) for name, value in metrics.items()}
+  (folder / "metrics.json").write_text(json.dumps(values, indent=2))
+  flat = jax.tree_util.tree_flatten_with_path(batch)[0]
+  arrays = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(value)
+    for path, value in flat
+  }
+  np.savez_compressed(folder / "batch.npz", **arrays)
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save((folder / "state").absolute(), state, force=True)
+  raise NonFiniteError(
+    f"{max_skipped} steps in a row had no finite loss and gradient; the last "
+    f"was step {step} (loss {values['loss']}, gradient norm "
+    f"{values['grad_norm']}). No parameter was changed by them. The state and "
+    f"the batch of that step are in {folder}; its random key is folded from "
+    "the seed and the step. Look for extreme inputs, lower the learning rate "
+    "or raise the temperatures"
+  )
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+  """Collects SIGTERM and SIGINT instead of dying of them.
+
+  A second signal of the same kind has its usual effect.
+  """
+  received: list[int] = []
+
+  def handle(number: int, frame: Any) -> None:
+    del frame
+    received.append(number)
+    signal.signal(number, previous[number])
+
+  previous = {}
+  try:
+    for number in (signal.SIGTERM, signal.SIGINT):
+      previous[number] = signal.signal(number, handle)
+  except ValueError:  # not the main thread: signals are somebody else's
+    pass
+  try:
+    yield received
+  finally:
+    for number, handler in previous.items():
+      signal.signal(number, handler)
+
+
+class _Progress:
+  """A progress bar on a terminal, a line per evaluation elsewhere."""
+
+  def __init__(self, steps: int, start: int):
+    self._bar = tqdm.tqdm(
+      total=steps,
+      initial=start,
+      unit="step",
+      dynamic_ncols=True,
+      disable=not sys.stderr.isatty(),
+    )
+    self._retrieval: dict[str, str] = {}
+    self._row: Mapping[str, Any] = {}
+    self._mark = (start, time.perf_counter())
+
+  def __enter__(self) -> "_Progress":
+    return self
+
+  def __exit__(self, *unused: Any) -> None:
+    self._bar.close()
+
+  def rate(self, step: int) -> float:
+    """Steps per second since the last call, pauses left out."""
+    then, since = self._mark
+    now = time.perf_counter()
+    self._mark = (step, now)
+    return (step - then) / max(now - since, 1e-9)
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Leaves the time of an evaluation out of the rate."""
+    began = time.perf_counter()
+    yield
+    step, since = self._mark
+    self._mark = (step, since + time.perf_counter() - began)
+
+  def show(self, step: int, row: Mapping[str, Any]) -> None:
+    """Moves the bar and shows the terms of the loss."""
+    self._row = row
+    self._bar.set_postfix(_loss_terms(row) | self._retrieval, refresh=False)
+    self._bar.update(step - self._bar.n)
+
+  def report(self, step: int, results: Mapping[str, Any]) -> None:
+    """Shows an evaluation."""
+    self._retrieval = {
+      name: f"{value:.3f}"
+      for name, value in results.items()
+      if name.startswith("mean_") and isinstance(value, float)
+    }
+    if self._bar.disable:
+      fields = _loss_terms(self._row) | self._retrieval
+      fields["steps/s"] = f"{self._row.get('steps_per_second', 0):.1f}"
+      text = "  ".join(f"{name} {value}" for name, value in fields.items())
+      print(f"step {step:>6}/{self._bar.total}  {text}", flush=True)
+
+
+def _loss_terms(row: Mapping[str, Any]) -> dict[str, str]:
+  """The loss, its terms, and the skipped steps if there were any."""
+  quiet = ("grad_norm", "learning_rate", "steps_per_second", "skipped_in_a_row")
+  names = sorted(set(row) - set(quiet), key=lambda name: (name != "loss", name))
+  return {
+    name: f"{float(row[name]):.3g}"
+    for name in names
+    if name != "skipped" or row[name]
+  }

@@ -1,0 +1,116 @@
+"""Each mistake gets a message that names what was expected and what came."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pmrl_jax.losses import (
+  alignment_loss,
+  instance_contrastive_loss,
+  pmrl_loss,
+  singular_spectrum,
+)
+
+X = jnp.ones((4, 3, 5))
+U = jnp.ones((4, 5))
+
+
+def align(x, **kwargs):
+  return alignment_loss(x, temperature=0.1, **kwargs)
+
+
+def repel(x, **kwargs):
+  return instance_contrastive_loss(x, temperature=0.1, **kwargs)
+
+
+of_embeddings = pytest.mark.parametrize(
+  "loss", [singular_spectrum, align, pmrl_loss]
+)
+
+
+@of_embeddings
+@pytest.mark.parametrize("shape", [(3, 5), (5,), (2, 4, 3, 5)])
+def test_rank_of_embeddings(loss, shape):
+  with pytest.raises(ValueError, match=r"\[batch, modality, dim\], got \("):
+    loss(jnp.ones(shape))
+
+
+@of_embeddings
+@pytest.mark.parametrize("num_modalities", [0, 1])
+def test_fewer_than_two_modalities(loss, num_modalities):
+  with pytest.raises(ValueError, match=r"two modalities .* jnp\.stack"):
+    loss(jnp.ones((4, num_modalities, 5)))
+
+
+@of_embeddings
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
+def test_dtype_of_embeddings(loss, dtype):
+  with pytest.raises(TypeError, match=f"floating-point .* got dtype {dtype}"):
+    loss(jnp.ones((4, 3, 5), dtype))
+
+
+@of_embeddings
+def test_mask_of_modalities(loss):
+  with pytest.raises(TypeError, match="must be bool .* got dtype float32"):
+    loss(X, where=jnp.ones((4, 3)))
+  with pytest.raises(ValueError, match=r"= \(4, 3\), got \(4,\)"):
+    loss(X, where=jnp.ones(4, bool))
+
+
+@of_embeddings
+def test_unknown_choices(loss):
+  with pytest.raises(ValueError, match="`solver` .*'svd', 'gram'; got 'qr'"):
+    loss(X, solver="qr")
+  with pytest.raises(
+    ValueError,
+    match="`orientation` .*'free', 'lifted', 'consensus'; got 'up'",
+  ):
+    loss(X, orientation="up")
+
+
+def test_unknown_contrast():
+  with pytest.raises(
+    ValueError, match="'directions', 'modalities', 'pairs'; got 'all'"
+  ):
+    pmrl_loss(X, contrast="all")
+
+
+def test_directions_and_their_mask():
+  with pytest.raises(ValueError, match=r"\[batch, dim\], got \(4, 3, 5\)"):
+    repel(X)
+  with pytest.raises(TypeError, match="floating-point .* got dtype int32"):
+    repel(jnp.ones((4, 5), jnp.int32))
+  with pytest.raises(TypeError, match=r"bool \[batch\], got dtype int32"):
+    repel(U, where=jnp.ones(4, jnp.int32))
+  with pytest.raises(ValueError, match=r"\[batch\] = \(4,\), got \(3,\)"):
+    repel(U, where=jnp.ones(3, bool))
+
+
+@pytest.mark.parametrize("loss,x", [(repel, U), (pmrl_loss, X)])
+def test_ids(loss, x):
+  with pytest.raises(TypeError, match="integers .* got dtype float32"):
+    loss(x, ids=jnp.ones(4))
+  with pytest.raises(ValueError, match=r"\(4,\), got \(4, 1\)"):
+    loss(x, ids=jnp.ones((4, 1), jnp.int32))
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -0.1, float("nan"), np.float32(0)])
+def test_temperatures_that_are_not_positive(value):
+  with pytest.raises(ValueError, match="`temperature` must be positive, got"):
+    alignment_loss(X, temperature=value)
+  with pytest.raises(ValueError, match="`temperature` must be positive, got"):
+    instance_contrastive_loss(U, temperature=value)
+  for name in ("alignment_temperature", "instance_temperature"):
+    with pytest.raises(ValueError, match=f"`{name}` must be positive, got"):
+      pmrl_loss(X, **{name: value})
+
+
+def test_temperatures_that_are_no_scalars():
+  with pytest.raises(ValueError, match=r"must be a scalar, got shape \(1,\)"):
+    alignment_loss(X, temperature=jnp.ones(1))
+
+
+def test_mistakes_are_found_under_jit():
+  with pytest.raises(ValueError, match="two modalities"):
+    jax.jit(pmrl_loss)(jnp.ones((4, 1, 5)))
