@@ -6,7 +6,7 @@ BIN := $(ENV)/bin
 CONFIG ?= experiments/configs/tri_modal.py
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help train test test-prepare check format clean
+.PHONY: help train test check format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -17,9 +17,6 @@ train: $(ENV)/train.installed  ## Install, then train CONFIG (images, speech, te
 
 test: $(ENV)/test.installed  ## Install, then run the whole suite.
 	$(PYTEST) $(ARGS)
-
-test-prepare: $(ENV)-prepare/prepare.installed  ## The data-set builders' tests; installs TensorFlow.
-	$(ENV)-prepare/bin/python -m pytest -m prepare tests/data $(ARGS)
 
 check: $(ENV)/test.installed  ## Lint, format and type checks.
 	$(BIN)/ruff check .
@@ -37,9 +34,4 @@ clean:  ## Remove environments and caches; runs are kept.
 $(ENV)/%.installed: pyproject.toml setup.py
 	$(PYTHON) -m venv $(ENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
-	touch $@
-
-$(ENV)-prepare/prepare.installed: pyproject.toml setup.py
-	$(PYTHON) -m venv $(ENV)-prepare
-	$(ENV)-prepare/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[prepare,test]'
 	touch $@

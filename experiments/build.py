@@ -37,7 +37,8 @@ def build_model(
   """Builds the encoders of the run's modalities.
 
   Args:
-    config: `model.encoders.<modality>` holds the encoder's `kind` and fields.
+    config: `model.encoders.<modality>` holds the encoder's `kind` and fields;
+      `model.default_encoder`, if it is there, those of the other modalities.
     data: What the run reads.
 
   Returns:
@@ -54,16 +55,17 @@ def build_model(
     )
   dtype = _PRECISIONS[config.precision]
   described = config.model.encoders
+  default = config.model.get("default_encoder")
   modules = {}
   for modality in data.train.modalities:
-    if modality not in described:
+    if modality not in described and default is None:
       raise ValueError(
         f"the modality {modality!r} has no encoder: config.model.encoders "
         f"describes {sorted(described)}. Add "
         f"config.model.encoders.{modality}, or take it out of "
         "config.data.modalities"
       )
-    fields = dict(described[modality], dtype=dtype)
+    fields = dict(described.get(modality, default), dtype=dtype)
     if modality in data.vocabulary_sizes:
       fields.setdefault("vocabulary_size", data.vocabulary_sizes[modality])
     modules[modality] = _encoder(modality, fields)

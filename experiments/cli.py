@@ -7,7 +7,6 @@ SIGINT or SIGTERM after saving, so the same command goes on from there.
 """
 
 import difflib
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import ml_collections
 from absl import app
 from absl import flags
+from absl import logging
 from ml_collections import config_flags
 
 from pmrl_jax.training import CheckpointError
@@ -35,7 +35,7 @@ def run(main: Callable[[], None]) -> None:
   def guarded(argv: list[str]) -> None:
     if len(argv) > 1:
       _fail(f"unexpected arguments {argv[1:]}; every option starts with --")
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.set_verbosity(logging.WARNING)
     try:
       main()
     except Interrupted as error:

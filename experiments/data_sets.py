@@ -194,5 +194,4 @@ def _read_arrays(path: str, modalities: Sequence[str]) -> ArraySource:
 
 
 def _all_items(source: Source, modality: str) -> np.ndarray:
-  column = source.modalities.index(modality)
-  return source.inputs(modality, np.arange(source.pairing(0)[:, column].max() + 1))
+  return source.inputs(modality, np.arange(source.num_items(modality)))

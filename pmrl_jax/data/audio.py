@@ -97,7 +97,9 @@ def random_time_shift(
     The shifted waveform, `[time]`.
   """
   length = len(waveform)
-  shift = min(int(rng.integers(-max_samples, max_samples + 1)), length)
+  # Farther than its length, all of it is gone all the same.
+  reach = min(max_samples, length)
+  shift = int(rng.integers(-reach, reach + 1))
   shifted = np.zeros_like(waveform)
   shifted[max(shift, 0) : length + min(shift, 0)] = waveform[
     max(-shift, 0) : length - max(shift, 0)

@@ -27,7 +27,8 @@ def read_records(
 
   Returns:
     Each feature's column: numbers are stacked into `[records, ...]`; texts
-    (str) and other byte strings (bytes) are `[records]` of dtype object.
+    (str), other byte strings (bytes) and arrays of varying shape are
+    `[records]` of dtype object.
 
   Raises:
     FileNotFoundError: if there is no such folder or data set.
@@ -90,8 +91,10 @@ def find_prepared(data_set: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def _column(values: list, *, is_text: bool) -> np.ndarray:
-  if not isinstance(values[0], bytes):
+  is_stacked = not isinstance(values[0], bytes)
+  if is_stacked and len({np.shape(value) for value in values}) == 1:
     return np.stack(values)
   column = np.empty(len(values), object)
-  column[:] = [value.decode() for value in values] if is_text else values
+  for record, value in enumerate(values):
+    column[record] = value.decode() if is_text else value
   return column

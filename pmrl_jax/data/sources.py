@@ -70,6 +70,10 @@ class Source(abc.ABC):
       for modality, values in self._values.items()
     }
 
+  def num_items(self, modality: str) -> int:
+    """The number of items of one modality; they are numbered from 0."""
+    return len(self._values[modality])
+
   def inputs(self, modality: str, items: np.ndarray) -> np.ndarray:
     """Returns a copy of items of one modality.
 

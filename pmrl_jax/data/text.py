@@ -23,8 +23,8 @@ class CharacterVocabulary:
   """Numbers for the characters of an explicit alphabet.
 
   0 is padding, 1 any character outside of the alphabet, and 2 upwards the
-  alphabet in its order. Texts are normalised (lower case, then Unicode NFC)
-  before they are looked up.
+  alphabet in its order. Texts are stripped and normalised (lower case, then
+  Unicode NFC) before they are looked up.
 
   >>> vocabulary = CharacterVocabulary("abc")
   >>> vocabulary.encode(["Cab!", "b"], length=5).characters
@@ -75,7 +75,7 @@ class CharacterVocabulary:
     characters = np.zeros((len(texts), length), np.int32)
     num_truncated = 0
     for item, text in enumerate(texts):
-      normalised = normalise(text)
+      normalised = normalise(text).strip()
       if not normalised:
         raise ValueError(
           f"text {item} is empty; mark the text of this instance as absent "
@@ -95,5 +95,5 @@ class CharacterVocabulary:
 
 
 def normalise(text: str) -> str:
-  """Returns the text in lower case and Unicode NFC, its ends stripped."""
-  return unicodedata.normalize("NFC", text.lower()).strip()
+  """Returns the text in lower case and Unicode NFC."""
+  return unicodedata.normalize("NFC", text.lower())

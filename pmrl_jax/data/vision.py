@@ -40,7 +40,11 @@ def random_shift(
     The shifted image, `[height, width, channel]`.
   """
   height, width = image.shape[:2]
-  down, right = rng.integers(-max_pixels, max_pixels + 1, 2).tolist()
+  # Farther than the image's size, it is out of sight all the same.
+  down, right = (
+    int(rng.integers(-reach, reach + 1))
+    for reach in (min(max_pixels, height), min(max_pixels, width))
+  )
   shifted = np.zeros_like(image)
   shifted[max(down, 0) : height + down, max(right, 0) : width + right] = image[
     max(-down, 0) : height - down, max(-right, 0) : width - right

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from pmrl_jax.encoders.transformer import Transformer
 from pmrl_jax.encoders.transformer import masked_mean
 
-# Power floor of the logarithm: about -80 dB of a full-scale sine's bin.
+# Power floor of the logarithm, 85 dB below a full-scale sine in its mel band.
 _POWER_FLOOR = 1e-5
 
 

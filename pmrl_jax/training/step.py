@@ -68,7 +68,7 @@ def make_train_step(
     (loss, terms), grads = jax.value_and_grad(objective, has_aux=True)(
       state.params, batch, key
     )
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
 

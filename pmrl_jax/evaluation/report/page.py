@@ -22,8 +22,8 @@ h2 { margin: 2.5rem 0 .75rem; padding-bottom: .25rem; font-size: 1.15rem;
 .lead, figcaption, .note { color: var(--soft); }
 .lead { margin: 0 0 1.5rem; }
 .tiles { display: flex; flex-wrap: wrap; gap: .75rem; margin: 0; }
-.tiles div { flex: 1 1 9rem; border: 1px solid var(--line); border-radius: .4rem;
-  padding: .7rem .9rem; }
+.tiles div { flex: 1 1 9rem; border: 1px solid var(--line);
+  border-radius: .4rem; padding: .7rem .9rem; }
 .tiles dt { color: var(--soft); font-size: .82rem; }
 .tiles dd { margin: 0; font-size: 1.5rem; font-weight: 600; }
 .tiles dd small { display: block; color: var(--soft); font-size: .78rem;
@@ -42,14 +42,14 @@ figure { margin: 0; break-inside: avoid; }
 img { display: block; max-width: 100%; height: auto; }
 figcaption, .note { max-width: 46rem; font-size: .88rem; }
 figcaption { margin-top: .5rem; }
-tr, .tiles { break-inside: avoid; }
+tr, .tiles, .scroll { break-inside: avoid; }
 @media print {
   @page { margin: 16mm; }
   body { max-width: none; padding: 0; font-size: 10pt; }
   h2 { margin-top: 1.5rem; }
   .scroll { overflow: visible; }
   table { font-size: .8rem; }
-  .tiles div { flex-basis: 6rem; }
+  .tiles div { flex-basis: 5rem; }
   img { max-height: 20.5cm; object-fit: contain; object-position: left top; }
 }
 """

@@ -204,7 +204,7 @@ def _headline(summary: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     ("mean R@1", "mean_R@1", chance),
     ("mean mAP", "mean_mAP", "over pairs of modalities"),
     ("mean R@1 to rest", "rest_R@1", "all others together"),
-    ("flipped share", "flipped_share", "true pairs, cosine < 0"),
+    ("flipped share", "flipped_share", "pairs with cosine < 0"),
     ("between cosine", "between_cosine", "1 is collapse"),
   ]
   return [

@@ -1,0 +1,178 @@
+"""Checkpoints: exact restore, retention, damage, other device counts."""
+
+import chex
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from pmrl_jax import training
+
+
+def _state(value, devices=1):
+  params = {
+    "w": jnp.full((8, 4), value, jnp.float32) + jnp.arange(4)[None],
+    "half": jnp.full((8,), value, jnp.bfloat16),
+  }
+  state = training.create_state(params, optax.adamw(0.1))
+  state = state._replace(step=jnp.asarray(int(value), jnp.int32))
+  mesh = training.data_mesh(jax.devices()[:devices])
+  return training.replicate(state, mesh)
+
+
+def _iterator(position=0):
+  iterator = iter(grain.MapDataset.range(100).to_iter_dataset())
+  for _ in range(position):
+    next(iterator)
+  return iterator
+
+
+def _save(folder, steps, **options):
+  checkpointer = training.Checkpointer(folder, **options)
+  for step in steps:
+    checkpointer.save(step, _state(step), _iterator(step))
+  checkpointer.close()
+
+
+def _restore(folder, devices=1):
+  iterator = _iterator()
+  checkpointer = training.Checkpointer(folder)
+  restored = checkpointer.restore(_state(0, devices), iterator)
+  checkpointer.close()
+  return restored, iterator
+
+
+def test_state_and_data_position_come_back_exactly(tmp_path):
+  _save(tmp_path / "c", [3, 5])
+  restored, iterator = _restore(tmp_path / "c")
+  assert restored.step == 5 and restored.skipped == ()
+  chex.assert_trees_all_equal(restored.state, _state(5))
+  assert next(iterator) == 5
+
+
+def test_no_checkpoint_restores_nothing(tmp_path):
+  restored, _ = _restore(tmp_path / "c")
+  assert restored is None
+
+
+def test_restores_onto_another_number_of_devices(tmp_path):
+  _save(tmp_path / "c", [2])
+  restored, _ = _restore(tmp_path / "c", devices=8)
+  chex.assert_trees_all_equal(restored.state, _state(2))
+  assert len(restored.state.params["w"].sharding.device_set) == 8
+
+
+def test_newest_and_best_are_kept(tmp_path):
+  checkpointer = training.Checkpointer(
+    tmp_path / "c", keep=2, best_metric="accuracy"
+  )
+  for step, accuracy in enumerate([0.1, 0.9, 0.3, None, 0.5, None], 1):
+    metrics = None if accuracy is None else {"accuracy": accuracy}
+    checkpointer.save(step, _state(step), _iterator(step), metrics)
+    checkpointer.wait()
+  assert checkpointer.steps() == [2, 5, 6]
+  assert checkpointer.best_step() == 2
+  checkpointer.close()
+  reopened = training.Checkpointer(
+    tmp_path / "c", keep=2, best_metric="accuracy"
+  )
+  reopened.save(7, _state(7), _iterator(7))
+  reopened.wait()
+  assert reopened.steps() == [2, 6, 7]
+  reopened.close()
+
+
+def test_lowest_metric_is_best_in_min_mode(tmp_path):
+  checkpointer = training.Checkpointer(
+    tmp_path / "c", keep=1, best_metric="loss", best_mode="min"
+  )
+  for step, loss in enumerate([0.5, 0.2, 0.7], 1):
+    checkpointer.save(step, _state(step), _iterator(), {"loss": loss})
+    checkpointer.wait()
+  assert checkpointer.steps() == [2, 3]
+  checkpointer.close()
+
+
+def _largest_file(folder):
+  files = [p for p in (folder / "state").rglob("*") if p.is_file()]
+  return max(files, key=lambda p: p.stat().st_size)
+
+
+def _truncate(folder):
+  path = _largest_file(folder)
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _remove_data_position(folder):
+  for path in (folder / "data").iterdir():
+    path.unlink()
+
+
+def _empty_all(folder):
+  for path in folder.rglob("*"):
+    if path.is_file():
+      path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+  "damage", [_truncate, _remove_data_position, _empty_all]
+)
+def test_damaged_newest_falls_back_to_the_one_before(tmp_path, damage, caplog):
+  _save(tmp_path / "c", [3, 5])
+  damage(tmp_path / "c" / "5")
+  restored, iterator = _restore(tmp_path / "c")
+  assert restored.step == 3
+  chex.assert_trees_all_equal(restored.state, _state(3))
+  assert next(iterator) == 3
+  assert len(restored.skipped) == 1 and "checkpoint 5" in restored.skipped[0]
+  assert "damaged checkpoint 5" in caplog.text
+  # Set aside, not lost, and no longer in the way of the next save of step 5.
+  assert (tmp_path / "c-damaged" / "5-0").is_dir()
+  _save(tmp_path / "c", [5])
+  assert _restore(tmp_path / "c")[0].step == 5
+
+
+def test_silent_change_of_a_value_is_found(tmp_path):
+  """A state saved under the fingerprint of another must not be restored."""
+  _save(tmp_path / "c", [3, 5])
+  _save(tmp_path / "other", [4])
+  state = tmp_path / "c" / "5" / "state"
+  for path in state.rglob("*"):
+    if path.is_file():
+      path.unlink()
+  (tmp_path / "other" / "4" / "state").rename(tmp_path / "moved")
+  for path in sorted((tmp_path / "moved").rglob("*")):
+    target = state / path.relative_to(tmp_path / "moved")
+    if path.is_dir():
+      target.mkdir(exist_ok=True)
+    else:
+      path.rename(target)
+  restored, _ = _restore(tmp_path / "c")
+  assert restored.step == 3
+  assert "fingerprint" in restored.skipped[0]
+
+
+def test_all_damaged_is_an_error_that_leaves_the_files(tmp_path):
+  _save(tmp_path / "c", [3, 5])
+  _truncate(tmp_path / "c" / "3")
+  _truncate(tmp_path / "c" / "5")
+  files = sorted(tmp_path.rglob("*"))
+  with pytest.raises(training.CheckpointError, match="none of the checkpoints"):
+    _restore(tmp_path / "c")
+  assert sorted(tmp_path.rglob("*")) == files
+
+
+def test_saving_a_step_twice_keeps_the_first(tmp_path):
+  _save(tmp_path / "c", [3])
+  _save(tmp_path / "c", [3])
+  restored, _ = _restore(tmp_path / "c")
+  np.testing.assert_array_equal(restored.state.step, 3)
+
+
+def test_options_out_of_range_are_explained(tmp_path):
+  with pytest.raises(ValueError, match="keep must be at least 1"):
+    training.Checkpointer(tmp_path, keep=0)
+  with pytest.raises(ValueError, match="'max' or 'min', got 'most'"):
+    training.Checkpointer(tmp_path, best_mode="most")
