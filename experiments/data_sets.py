@@ -16,6 +16,7 @@ from pmrl_jax.data import Source
 from pmrl_jax.data import Transform
 from pmrl_jax.data import audio
 from pmrl_jax.data import datasets
+from pmrl_jax.data import read_records
 from pmrl_jax.data import tabular
 from pmrl_jax.data import text
 from pmrl_jax.data import vision
@@ -139,9 +140,9 @@ def _mfeat(config: ml_collections.ConfigDict) -> Data:
   displays = {
     view: Display("vector", _all_items(test, view)) for view in views
   }
-  if "pix" in displays:  # 15 rows of 16 pixels
-    values = displays["pix"].values
-    displays["pix"] = Display("image", np.reshape(values, (-1, 16, 15)))
+  if "pix" in displays:  # 16 rows of 15 pixels, before standardisation
+    pixels = read_records("mfeat", "test")["pix"]
+    displays["pix"] = Display("image", pixels.reshape(-1, 16, 15))
   return Data(train, test, displays, tuple(map(str, range(10))), {})
 
 

@@ -55,6 +55,14 @@ def retrieval_metrics(
   Raises:
     ValueError: if shapes do not fit, values are not finite, or a query has no
       relevant item.
+
+  >>> import numpy as np
+  >>> from pmrl_jax.evaluation import retrieval_metrics
+  >>> scores = retrieval_metrics(
+  ...   np.eye(3), np.eye(3), query_ids=[0, 1, 2], gallery_ids=[0, 2, 1]
+  ... )
+  >>> round(scores["R@1"], 3), scores["median_rank"], scores["num_queries"]
+  (0.333, 3.0, 3)
   """
   queries, gallery = np.asarray(queries), np.asarray(gallery)
   query_ids, gallery_ids = np.asarray(query_ids), np.asarray(gallery_ids)

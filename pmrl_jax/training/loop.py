@@ -69,8 +69,8 @@ def fit(
     train_step: From `make_train_step`.
     iterator: Host batches; its position is saved with every checkpoint.
     to_device: Turns a host batch into what `train_step` takes.
-    evaluate: Parameters -> metrics; run every `eval_every` steps and at the
-      end.
+    evaluate: Parameters -> metrics; run before the first step, every
+      `eval_every` steps and at the end.
     checkpointer: Where states go; the last one is saved in any case.
     writer: Where metrics go.
     max_skipped: As given to `make_train_step`.
@@ -86,6 +86,9 @@ def fit(
   """
   previous: tuple[Any, Any] | None = None  # batch and metrics of the last step
   with _signals() as received, _Progress(schedule.steps, start) as progress:
+    if start == 0:  # where the curves begin
+      with progress.paused():
+        writer.write("eval", 0, evaluate(state.params))
     for step in range(start + 1, schedule.steps + 1):
       batch = next(iterator)
       state, metrics = train_step(state, to_device(batch))

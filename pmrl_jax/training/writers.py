@@ -49,7 +49,7 @@ class MetricsWriter:
     folder: Where `metrics.jsonl` and `tensorboard/` go; made if absent.
     step: The step from which the run goes on. Rows of later steps, written
       by a run that was killed before its next checkpoint, are dropped: they
-      will be written again.
+      will be written again. At 0 the run starts over, so all are.
   """
 
   def __init__(self, folder: str | os.PathLike, *, step: int = 0):
@@ -58,7 +58,8 @@ class MetricsWriter:
     path = folder / _FILE
     self._began = time.perf_counter()
     if path.exists():
-      kept = [row for row in read_metrics(folder) if row["step"] <= step]
+      rows = read_metrics(folder)
+      kept = [row for row in rows if 0 < step >= row["step"]]
       partial = path.with_suffix(".partial")
       partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
       partial.replace(path)  # atomic: a kill leaves the old file or the new

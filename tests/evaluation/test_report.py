@@ -177,6 +177,7 @@ def test_report_of_a_diverged_run(tmp_path, arguments):
   test_set = arguments["test_set"]
   embeddings = np.full_like(test_set.embeddings, np.nan)
   embeddings[:20] = test_set.embeddings[:20]
+  embeddings[3, :, 0] = np.nan
   nan = float("nan")
   arguments |= {
     "test_set": test_set._replace(embeddings=embeddings),
