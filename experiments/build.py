@@ -1,8 +1,7 @@
 """Config -> objects: the model, the objective, the optimizer."""
 
 import dataclasses
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -10,13 +9,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from experiments.data_sets import Data
-from pmrl_jax import encoders
-from pmrl_jax import training
-from pmrl_jax.data import Source
-from pmrl_jax.data import evaluation_batches
+from pmrl_jax import encoders, training
+from pmrl_jax.data import Source, evaluation_batches
 from pmrl_jax.evaluation import EmbeddingSet
 from pmrl_jax.losses import pmrl_loss
 from pmrl_jax.training.step import Objective
@@ -52,6 +50,10 @@ def build_model(
     raise ValueError(
       f"config.precision must be one of {sorted(_PRECISIONS)}, got "
       f"{config.precision!r}"
+    )
+  if config.model.dim < 1:
+    raise ValueError(
+      f"config.model.dim must be at least 1, got {config.model.dim}"
     )
   dtype = _PRECISIONS[config.precision]
   described = config.model.encoders
@@ -139,13 +141,33 @@ def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
   return {name: batch[name] for name in ("inputs", "where", "ids")}
 
 
-def init_params(model: nn.Module, data: Data, seed: int) -> Any:
-  """Initial parameters, from the seed alone."""
+def build_optimizer(
+  config: ml_collections.ConfigDict,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """Builds the optimizer and its schedule.
+
+  Args:
+    config: `optimizer` holds the keyword arguments of `make_optimizer`.
+
+  Returns:
+    The optimizer and its learning rate by step.
+  """
+  return training.make_optimizer(steps=config.steps, **config.optimizer)
+
+
+def initial_state(
+  model: nn.Module,
+  data: Data,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+) -> training.TrainState:
+  """The state before the first step, from the seed alone."""
   example = {
     modality: jnp.zeros((2, *spec.shape), spec.dtype)
     for modality, spec in data.train.spec.items()
   }
-  return jax.jit(model.init)(jax.random.key(seed), example)["params"]
+  params = jax.jit(model.init)(jax.random.key(seed), example)["params"]
+  return training.create_state(params, optimizer)
 
 
 def check_shapes(

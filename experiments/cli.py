@@ -8,18 +8,15 @@ SIGINT or SIGTERM after saving, so the same command goes on from there.
 
 import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import ml_collections
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pmrl_jax.training import CheckpointError
-from pmrl_jax.training import Interrupted
-from pmrl_jax.training import NonFiniteError
+from pmrl_jax.training import CheckpointError, Interrupted, NonFiniteError
 
 MISTAKE = 2
 NON_FINITE = 3
@@ -35,7 +32,8 @@ def run(main: Callable[[], None]) -> None:
   def guarded(argv: list[str]) -> None:
     if len(argv) > 1:
       _fail(f"unexpected arguments {argv[1:]}; every option starts with --")
-    logging.set_verbosity(logging.WARNING)
+    # Orbax warns of what is meant; damage is told in the notes of the run.
+    logging.set_verbosity(logging.ERROR)
     try:
       main()
     except Interrupted as error:
@@ -77,11 +75,12 @@ def _parse(argv: list[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
-    _fail(f"{error}; --help lists the flags")
+    message = f"{error}; --help lists the flags"
   except AttributeError:
-    _fail(_unknown_key(argv))
+    message = _unknown_key(argv)
   except (FileNotFoundError, SyntaxError, ImportError) as error:
-    _fail(f"the config file cannot be loaded: {error}")
+    message = f"the config file cannot be loaded: {error}"
+  _fail(message)
 
 
 def _unknown_key(argv: list[str]) -> str:
@@ -98,7 +97,9 @@ def _unknown_key(argv: list[str]) -> str:
   return f"{message}\nIts keys are: {', '.join(known)}"
 
 
-def leaves(config: ml_collections.ConfigDict, prefix: str = ""):
+def leaves(
+  config: ml_collections.ConfigDict, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
   """Yields the dotted name and the value of every entry of a config."""
   for name, value in config.items():
     if isinstance(value, ml_collections.ConfigDict):
@@ -107,6 +108,6 @@ def leaves(config: ml_collections.ConfigDict, prefix: str = ""):
       yield f"{prefix}{name}", value
 
 
-def _fail(message: str, code: int = MISTAKE) -> None:
+def _fail(message: str, code: int = MISTAKE) -> NoReturn:
   print(f"error: {message}", file=sys.stderr)
   sys.exit(code)

@@ -2,24 +2,24 @@
 
 import functools
 import zipfile
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 
-from pmrl_jax.data import ArraySource
-from pmrl_jax.data import Source
-from pmrl_jax.data import Transform
-from pmrl_jax.data import audio
-from pmrl_jax.data import datasets
-from pmrl_jax.data import read_records
-from pmrl_jax.data import tabular
-from pmrl_jax.data import text
-from pmrl_jax.data import vision
+from pmrl_jax.data import (
+  ArraySource,
+  Source,
+  Transform,
+  audio,
+  datasets,
+  read_records,
+  tabular,
+  text,
+  vision,
+)
 from pmrl_jax.evaluation import Display
 
 
@@ -82,7 +82,7 @@ def load_transforms(
     ValueError: If a function is unknown.
     TypeError: If its arguments do not fit.
   """
-  functions = {
+  functions: dict[str, Callable] = {
     "random_shift": vision.random_shift,
     "random_time_shift": audio.random_time_shift,
     "random_gain": audio.random_gain,
@@ -123,9 +123,10 @@ def _multimodal_digits(config: ml_collections.ConfigDict) -> Data:
   }
   displays = {}
   for modality in modalities:
-    values: Sequence = _all_items(test, modality)
+    items = _all_items(test, modality)
+    values: Any = items
     if modality == "text":
-      values = [vocabulary.decode(row) for row in values]
+      values = [vocabulary.decode(row) for row in items]
     rate = datasets.SAMPLE_RATE if modality == "speech" else None
     displays[modality] = Display(kinds[modality], values, rate)
   names = tuple(str(digit) for digit in range(10))
@@ -137,9 +138,7 @@ def _mfeat(config: ml_collections.ConfigDict) -> Data:
   train, test = (
     datasets.mfeat(split, views=views) for split in ("train", "test")
   )
-  displays = {
-    view: Display("vector", _all_items(test, view)) for view in views
-  }
+  displays = {view: Display("vector", _all_items(test, view)) for view in views}
   if "pix" in displays:  # 16 rows of 15 pixels, before standardisation
     pixels = read_records("mfeat", "test")["pix"]
     displays["pix"] = Display("image", pixels.reshape(-1, 16, 15))
@@ -175,23 +174,27 @@ def _read_arrays(path: str, modalities: Sequence[str]) -> ArraySource:
     with np.load(path, allow_pickle=False) as file:
       arrays = {name: file[name] for name in file.files}
   except (ValueError, zipfile.BadZipFile, EOFError) as error:
-    raise ValueError(f"{path} is no .npz file of plain arrays: {error}") from None
+    raise ValueError(
+      f"{path} is no .npz file of plain arrays: {error}"
+    ) from None
   missing = [name for name in modalities if name not in arrays]
   if missing:
     raise ValueError(
       f"{path} has no arrays {missing}; it has {sorted(arrays)}. Name the "
       "modalities in config.data.modalities"
     )
-  extra: Mapping[str, np.ndarray | None] = {
-    name: arrays.get(name) for name in ("labels", "ids", "where")
-  }
   values = {
     name: arrays[name].astype(np.float32)
     if arrays[name].dtype.kind == "f"
     else arrays[name]
     for name in modalities
   }
-  return ArraySource(values, **extra)
+  return ArraySource(
+    values,
+    labels=arrays.get("labels"),
+    ids=arrays.get("ids"),
+    where=arrays.get("where"),
+  )
 
 
 def _all_items(source: Source, modality: str) -> np.ndarray:

@@ -9,10 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import build
-from experiments import cli
-from experiments import data_sets
-from experiments import results
+from experiments import build, cli, data_sets, results
 from experiments import workdir as workdirs
 from pmrl_jax import training
 
@@ -56,12 +53,9 @@ def evaluate(run: Path, which: str, output: Path) -> None:
   mesh = training.data_mesh()
   data = data_sets.load_data(config)
   model = build.build_model(config, data)
-  optimizer, _ = training.make_optimizer(steps=config.steps, **config.optimizer)
+  optimizer, _ = build.build_optimizer(config)
   state = training.replicate(
-    training.create_state(
-      build.init_params(model, data, config.seed), optimizer
-    ),
-    mesh,
+    build.initial_state(model, data, optimizer, config.seed), mesh
   )
   state = checkpointer.restore_step(step, state)
   results.write_results(

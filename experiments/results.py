@@ -9,19 +9,41 @@ import ml_collections
 
 from experiments import workdir as workdirs
 from experiments.data_sets import Data
-from pmrl_jax import evaluation
-from pmrl_jax import training
+from pmrl_jax import evaluation, training
 
 # What the metrics of an evaluation during training keep of the summary.
-_ROW = (
+_SCALARS = (
   "mean_R@1",
   "mean_mAP",
   "rest_R@1",
   "flipped_share",
   "between_cosine",
-  "spectrum",
-  "cosines",
 )
+_ROW = (*_SCALARS, "spectrum", "cosines")
+
+
+def check(config: ml_collections.ConfigDict, data: Data) -> None:
+  """Checks what a config says of evaluation, before anything is trained.
+
+  Raises:
+    ValueError: If the level, the metric of the best checkpoint or the labels
+      do not fit.
+  """
+  level, best = config.evaluation.level, config.checkpoint.best_metric
+  if level not in ("class", "instance"):
+    raise ValueError(
+      f"config.evaluation.level must be 'class' or 'instance', got {level!r}"
+    )
+  if level == "class" and (data.test.labels < 0).any():
+    raise ValueError(
+      "config.evaluation.level is 'class', but the held-out data has no "
+      "labels; add them, or set it to 'instance'"
+    )
+  if best not in _SCALARS:
+    raise ValueError(
+      f"config.checkpoint.best_metric must be one of {list(_SCALARS)}, got "
+      f"{best!r}"
+    )
 
 
 def evaluate_split(
@@ -61,13 +83,11 @@ def write_results(
   level = config.evaluation.level
   test_set = embed(params, data.test)
   train_set = embed(params, data.train)
-  history = [
-    row for row in training.read_metrics(run) if row["step"] <= step
-  ]
+  history = [row for row in training.read_metrics(run) if row["step"] <= step]
   summary = evaluation.evaluate(
     test_set,
     # Probes need classes.
-    train_set=None if train_set.labels is None else train_set,
+    train_set=None if _unlabelled(train_set, test_set) else train_set,
     level=level,
   )
   summary["seconds"] = history[-1]["seconds"] if history else 0.0
@@ -105,4 +125,10 @@ def write_results(
     class_names=data.class_names,
     facts=facts,
   )
-  print(f"\n{evaluation.summary_table(summary)}\n\nreport: {report}", flush=True)
+  print(
+    f"\n{evaluation.summary_table(summary)}\n\nreport: {report}", flush=True
+  )
+
+
+def _unlabelled(*sets: evaluation.EmbeddingSet) -> bool:
+  return any(embeddings.labels is None for embeddings in sets)

@@ -12,10 +12,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import build
-from experiments import cli
-from experiments import data_sets
-from experiments import results
+from experiments import build, cli, data_sets, results
 from experiments import workdir as workdirs
 from pmrl_jax import training
 from pmrl_jax.data import training_iterator
@@ -56,11 +53,17 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
   mesh = training.data_mesh()
   training.check_batch_size(config.batch_size, mesh)
   training.check_batch_size(config.evaluation.batch_size, mesh)
-  data = data_sets.load_data(config)
-  model = build.build_model(config, data)
-  optimizer, learning_rate = training.make_optimizer(
-    steps=config.steps, **config.optimizer
+  schedule = training.Schedule(
+    steps=config.steps,
+    log_every=config.log_every,
+    eval_every=config.evaluation.every,
+    checkpoint_every=config.checkpoint.every,
   )
+  training.check_schedule(schedule)
+  data = data_sets.load_data(config)
+  results.check(config, data)
+  model = build.build_model(config, data)
+  optimizer, learning_rate = build.build_optimizer(config)
   iterator = training_iterator(
     data.train,
     batch_size=config.batch_size,
@@ -77,10 +80,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
   )
   embed = build.build_embedder(model, mesh, config.evaluation.batch_size)
   state = training.replicate(
-    training.create_state(
-      build.init_params(model, data, config.seed), optimizer
-    ),
-    mesh,
+    build.initial_state(model, data, optimizer, config.seed), mesh
   )
   build.check_shapes(train_step, state, iterator, mesh)
 
@@ -105,12 +105,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
       state = training.fit(
         state,
         start=step,
-        schedule=training.Schedule(
-          steps=config.steps,
-          log_every=config.log_every,
-          eval_every=config.evaluation.every,
-          checkpoint_every=config.checkpoint.every,
-        ),
+        schedule=schedule,
         train_step=train_step,
         iterator=iterator,
         to_device=lambda batch: training.shard_batch(

@@ -72,7 +72,10 @@ def check(workdir: Path, config: ml_collections.ConfigDict) -> None:
   if not workdir.exists() or not any(workdir.iterdir()):
     return
   if not (workdir / _CONFIG).exists():
-    if {path.name for path in workdir.iterdir()} <= {".lock"}:
+    if {path.name for path in workdir.iterdir()} <= {
+      ".lock",
+      _CONFIG + ".partial",
+    }:
       return
     raise ValueError(
       f"the workdir {workdir} is not empty and holds no run (it has no "
@@ -150,7 +153,9 @@ def versions() -> dict[str, str]:
 def devices() -> str:
   """The devices in words, as `8 x cpu`."""
   kinds = [device.device_kind for device in jax.devices()]
-  return ", ".join(f"{kinds.count(kind)} x {kind}" for kind in sorted(set(kinds)))
+  return ", ".join(
+    f"{kinds.count(kind)} x {kind}" for kind in sorted(set(kinds))
+  )
 
 
 def git_revision() -> str | None:

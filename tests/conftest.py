@@ -8,6 +8,5 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 
-
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

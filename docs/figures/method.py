@@ -1,6 +1,6 @@
 """Draws docs/figures/method.png: what the singular values say.
 
-  python docs/figures/method.py
+python docs/figures/method.py
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from pmrl_jax.losses import singular_spectrum
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73")
+COLOURS = {"image": "#0072B2", "speech": "#D55E00", "text": "#009E73"}
 GREY = "#4D4D4D"
 
 
@@ -27,8 +27,8 @@ def draw_vectors(axes, vectors: np.ndarray, direction: np.ndarray, title: str):
   axes.plot(np.cos(circle), np.sin(circle), color="0.85", linewidth=1)
   ends = 1.25 * np.stack([-direction, direction])
   axes.plot(*ends.T, color=GREY, linewidth=1, linestyle="--")
-  axes.text(*(1.3 * direction), "$u_1$", color=GREY, ha="center", va="center")
-  for vector, colour, name in zip(vectors, COLOURS, ("image", "speech", "text")):
+  axes.text(*(1.42 * direction), "$u_1$", color=GREY, ha="center", va="center")
+  for vector, (name, colour) in zip(vectors, COLOURS.items()):
     axes.annotate(
       "",
       xy=tuple(vector),
@@ -36,7 +36,7 @@ def draw_vectors(axes, vectors: np.ndarray, direction: np.ndarray, title: str):
       arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 2},
     )
     axes.plot([], [], color=colour, label=name, linewidth=2)
-  axes.set(xlim=(-1.45, 1.45), ylim=(-1.45, 1.45), aspect="equal")
+  axes.set(xlim=(-1.5, 1.5), ylim=(-1.3, 1.3), aspect="equal")
   axes.set_title(title, fontsize=10)
   axes.axis("off")
 
@@ -64,7 +64,7 @@ def main() -> None:
     "agreeing up to sign": unit(35, 222, 28),
     "aligned": unit(35, 42, 28),
   }
-  figure = Figure(figsize=(8, 4.6), layout="constrained", dpi=160)
+  figure = Figure(figsize=(8, 4.3), layout="constrained", dpi=160)
   grid = figure.subplots(2, 3, height_ratios=[1.7, 1])
   for column, (title, vectors) in enumerate(cases.items()):
     batch = jnp.asarray(vectors, jnp.float32)[None]

@@ -1,6 +1,6 @@
 """The ten digits with a fourth modality, the path of the pen.
 
-  python -m experiments.train --config=experiments/configs/four_modal.py
+python -m experiments.train --config=experiments/configs/four_modal.py
 """
 
 import ml_collections

@@ -10,9 +10,9 @@ all of them. Optional: `labels` int `[instance]` (then classes are probed),
 `ids` int `[instance]` (instances with the same id are never each other's
 negatives) and `where` bool `[instance, modality]` (what is present).
 
-Every modality gets the encoder `model.default_encoder`. For images, waveforms, texts
-or trajectories copy this file and describe `model.encoders` one by one, as
-tri_modal.py does.
+Every modality gets the encoder `model.default_encoder`. For images, waveforms,
+texts or trajectories copy this file and describe `model.encoders` one by one,
+as tri_modal.py does.
 """
 
 import ml_collections

@@ -10,14 +10,11 @@ Random streams: `dropout` (dropout and masking); needed only when
 `train=True`.
 """
 
-from pmrl_jax.encoders.audio import SpectrogramTransformer
-from pmrl_jax.encoders.audio import log_mel_spectrogram
+from pmrl_jax.encoders.audio import SpectrogramTransformer, log_mel_spectrogram
 from pmrl_jax.encoders.multimodal import MultimodalEncoder
-from pmrl_jax.encoders.tabular import TableEncoder
-from pmrl_jax.encoders.tabular import TrajectoryTransformer
+from pmrl_jax.encoders.tabular import TableEncoder, TrajectoryTransformer
 from pmrl_jax.encoders.text import CharacterTransformer
-from pmrl_jax.encoders.transformer import Transformer
-from pmrl_jax.encoders.transformer import masked_mean
+from pmrl_jax.encoders.transformer import Transformer, masked_mean
 from pmrl_jax.encoders.vision import VisionTransformer
 
 __all__ = [

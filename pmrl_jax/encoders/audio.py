@@ -13,16 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from pmrl_jax.encoders.transformer import Transformer
-from pmrl_jax.encoders.transformer import masked_mean
+from pmrl_jax.encoders.transformer import Transformer, masked_mean
 
 # Power floor of the logarithm, 85 dB below a full-scale sine in its mel band.
 _POWER_FLOOR = 1e-5
 
 
-def mel_filters(
-  num_mels: int, fft_length: int, sample_rate: int
-) -> np.ndarray:
+def mel_filters(num_mels: int, fft_length: int, sample_rate: int) -> np.ndarray:
   """Triangular filters, equally spaced on the mel scale (HTK formula).
 
   Args:

@@ -5,8 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from pmrl_jax.encoders.transformer import Transformer
-from pmrl_jax.encoders.transformer import masked_mean
+from pmrl_jax.encoders.transformer import Transformer, masked_mean
 
 
 class VisionTransformer(nn.Module):

@@ -4,8 +4,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import jax
@@ -37,16 +36,6 @@ class Checkpointer:
   A checkpoint holds the train state, the position of the data iterator and a
   fingerprint of the state, so that damage that the file format does not
   notice is found on restore.
-
-  Args:
-    folder: Where the checkpoints are; made if absent.
-    keep: How many of the newest to keep.
-    best_metric: Name of the metric whose best checkpoint is kept as well.
-    best_mode: `max` or `min`: which value of the metric is best.
-    read_only: Whether to only read; the folder must exist then.
-
-  Raises:
-    ValueError: If `keep` is not positive or the mode is unknown.
   """
 
   def __init__(
@@ -58,6 +47,18 @@ class Checkpointer:
     best_mode: str = "max",
     read_only: bool = False,
   ):
+    """Opens the folder.
+
+    Args:
+      folder: Where the checkpoints are; made if absent.
+      keep: How many of the newest to keep.
+      best_metric: Name of the metric whose best checkpoint is kept as well.
+      best_mode: `max` or `min`: which value of the metric is best.
+      read_only: Whether to only read; the folder must exist then.
+
+    Raises:
+      ValueError: If `keep` is not positive or the mode is unknown.
+    """
     if keep < 1:
       raise ValueError(f"keep must be at least 1, got {keep}")
     if best_mode not in ("max", "min"):
@@ -132,7 +133,9 @@ class Checkpointer:
       force=True,
     )
 
-  def restore(self, abstract_state: TrainState, iterator: Any) -> Restored | None:
+  def restore(
+    self, abstract_state: TrainState, iterator: Any
+  ) -> Restored | None:
     """Restores the newest checkpoint that is whole.
 
     Args:

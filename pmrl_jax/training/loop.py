@@ -5,12 +5,9 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,6 +26,17 @@ class Schedule(NamedTuple):
   log_every: int
   eval_every: int
   checkpoint_every: int
+
+
+def check_schedule(schedule: Schedule) -> None:
+  """Checks that all numbers of a schedule are positive.
+
+  Raises:
+    ValueError: If one is not.
+  """
+  for name, value in schedule._asdict().items():
+    if value < 1:
+      raise ValueError(f"{name} must be at least 1 step, got {value}")
 
 
 class Interrupted(Exception):
@@ -100,7 +108,7 @@ def fit(
 
       last = step == schedule.steps
       if last or step % schedule.log_every == 0:
-        row = {name: np.asarray(value) for name, value in metrics.items()}
+        row: dict[str, Any] = dict(jax.device_get(metrics))
         row["steps_per_second"] = progress.rate(step)
         writer.write("train", step, row)
         progress.show(step, row)
@@ -148,7 +156,7 @@ def _check(
   values = {name: float(value) for name, value in metrics.items()}
   (folder / "metrics.json").write_text(json.dumps(values, indent=2))
   flat = jax.tree_util.tree_flatten_with_path(batch)[0]
-  arrays = {
+  arrays: dict[str, Any] = {
     jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(value)
     for path, value in flat
   }
@@ -178,7 +186,7 @@ def _signals() -> Iterator[list[int]]:
     received.append(number)
     signal.signal(number, previous[number])
 
-  previous = {}
+  previous: dict[int, Any] = {}
   try:
     for number in (signal.SIGTERM, signal.SIGINT):
       previous[number] = signal.signal(number, handle)
@@ -187,8 +195,8 @@ def _signals() -> Iterator[list[int]]:
   try:
     yield received
   finally:
-    for number, handler in previous.items():
-      signal.signal(number, handler)
+    for restored, handler in previous.items():
+      signal.signal(restored, handler)
 
 
 class _Progress:

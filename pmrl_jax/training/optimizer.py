@@ -42,7 +42,9 @@ def make_optimizer(
     ValueError: If a number is out of range.
   """
   positive = {
-    "learning_rate": learning_rate, "steps": steps, "clip_norm": clip_norm
+    "learning_rate": learning_rate,
+    "steps": steps,
+    "clip_norm": clip_norm,
   }
   for name, value in positive.items():
     if value <= 0:

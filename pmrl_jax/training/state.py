@@ -1,7 +1,6 @@
 """What a training run changes from step to step."""
 
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -1,16 +1,14 @@
 """One training step: gradient, update, and what happens if it is not finite."""
 
 from collections.abc import Callable
-from typing import Any
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from pmrl_jax.training.sharding import batch_sharding
-from pmrl_jax.training.sharding import replicated
+from pmrl_jax.training.sharding import batch_sharding, replicated
 from pmrl_jax.training.state import TrainState
 
 # A batch as the model and the loss see it: a tree of arrays [batch, ...].
@@ -63,7 +61,7 @@ def make_train_step(
     raise ValueError(f"max_skipped must be at least 1, got {max_skipped}")
   root_key = jax.random.key(seed)
 
-  def train_step(state: TrainState, batch: Batch):
+  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(root_key, state.step)
     (loss, terms), grads = jax.value_and_grad(objective, has_aux=True)(
       state.params, batch, key
@@ -86,7 +84,9 @@ def make_train_step(
       "loss": loss,
       **terms,
       "grad_norm": grad_norm,
-      "learning_rate": jnp.asarray(schedule(state.step - state.skipped), jnp.float32),
+      "learning_rate": jnp.asarray(
+        schedule(state.step - state.skipped), jnp.float32
+      ),
       "skipped": new_state.skipped,
       "skipped_in_a_row": new_state.skipped_in_a_row,
     }

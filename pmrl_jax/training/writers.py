@@ -8,7 +8,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +38,24 @@ def read_metrics(folder: str | os.PathLike) -> list[dict[str, Any]]:
       rows.append(json.loads(line))
     except json.JSONDecodeError as error:
       if number < len(lines):
-        raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
+        raise ValueError(
+          f"{path}, line {number} is not JSON: {error}"
+        ) from None
   return rows
 
 
 class MetricsWriter:
-  """Writes rows of metrics, and picks up where a killed run stopped.
-
-  Args:
-    folder: Where `metrics.jsonl` and `tensorboard/` go; made if absent.
-    step: The step from which the run goes on. Rows of later steps, written
-      by a run that was killed before its next checkpoint, are dropped: they
-      will be written again. At 0 the run starts over, so all are.
-  """
+  """Writes rows of metrics, and picks up where a killed run stopped."""
 
   def __init__(self, folder: str | os.PathLike, *, step: int = 0):
+    """Opens the files.
+
+    Args:
+      folder: Where `metrics.jsonl` and `tensorboard/` go; made if absent.
+      step: The step from which the run goes on. Rows of later steps, written
+        by a run that was killed before its next checkpoint, are dropped: they
+        will be written again. At 0 the run starts over, so all are.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _FILE
@@ -106,7 +109,7 @@ def _plain(value: Any) -> Any:
   return value
 
 
-def _scalars(tag: str, value: Any):
+def _scalars(tag: str, value: Any) -> Iterator[tuple[str, float]]:
   """The scalars in a value, each with its TensorBoard tag."""
   if isinstance(value, dict):
     for name, item in value.items():

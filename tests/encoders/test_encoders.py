@@ -29,9 +29,7 @@ CASES = {
     _inputs((3, 1000)),
   ),
   "text": (
-    lambda **k: encoders.CharacterTransformer(
-      vocabulary_size=9, **SMALL, **k
-    ),
+    lambda **k: encoders.CharacterTransformer(vocabulary_size=9, **SMALL, **k),
     jnp.array([[2, 3, 4, 0, 0], [5, 6, 7, 8, 2], [3, 0, 0, 0, 0]]),
   ),
   "pen": (
@@ -39,9 +37,7 @@ CASES = {
     _inputs((3, 8, 2)),
   ),
   "table": (
-    lambda **k: encoders.TableEncoder(
-      width=16, depth=1, dropout_rate=0.5, **k
-    ),
+    lambda **k: encoders.TableEncoder(width=16, depth=1, dropout_rate=0.5, **k),
     _inputs((3, 7)),
   ),
 }
@@ -116,7 +112,9 @@ def test_padding_characters_do_not_change_a_text():
 def test_an_empty_text_gives_zeros():
   module = CASES["text"][0]()
   empty = jnp.zeros((1, 5), jnp.int32)
-  vectors = module.apply(module.init(KEY, empty, train=False), empty, train=False)
+  vectors = module.apply(
+    module.init(KEY, empty, train=False), empty, train=False
+  )
   chex.assert_trees_all_equal(vectors, jnp.zeros((1, 16)))
 
 
@@ -150,7 +148,9 @@ def _numpy_log_mel(waveform, sample_rate, num_mels, floor):
         mel, lo, mi, hi = (
           np.log10(1 + f / 700) for f in (k * sample_rate / fft, low, mid, high)
         )
-        total += value * max(0, min((mel - lo) / (mi - lo), (hi - mel) / (hi - mi)))
+        total += value * max(
+          0, min((mel - lo) / (mi - lo), (hi - mel) / (hi - mi))
+        )
       row.append(np.log(total + floor))
     rows.append(row)
   return np.array(rows)
@@ -167,11 +167,14 @@ def test_log_mel_spectrogram_equals_the_float64_oracle():
 
 def test_log_mel_spectrogram_finds_the_pitch_of_a_tone():
   seconds = np.arange(8000) / 8000
-  tones = np.stack([np.sin(2 * np.pi * f * seconds) for f in (300, 1000, 3000)])
+  pitches = np.array([[300.0], [1000.0], [3000.0]])  # Hz
+  tones = np.sin(2 * np.pi * pitches * seconds)
   spectrum = encoders.log_mel_spectrogram(jnp.asarray(tones), sample_rate=8000)
   loudest = spectrum.mean(axis=1).argmax(axis=-1)
   top = 2595 * np.log10(1 + 4000 / 700)
-  mels = [2595 * np.log10(1 + f / 700) * 41 / top - 1 for f in (300, 1000, 3000)]
+  mels = [
+    2595 * np.log10(1 + f / 700) * 41 / top - 1 for f in (300, 1000, 3000)
+  ]
   np.testing.assert_allclose(loudest, mels, atol=1.0)
 
 
@@ -266,9 +269,13 @@ def test_wrong_options_are_explained():
 
 def test_mismatch_of_encoders_and_inputs_is_explained():
   model, batch = _model(), _batch()
-  with pytest.raises(ValueError, match=r"no input for the modalities \['pen'\]"):
+  with pytest.raises(
+    ValueError, match=r"no input for the modalities \['pen'\]"
+  ):
     model.init(KEY, {k: v for k, v in batch.items() if k != "pen"})
-  with pytest.raises(ValueError, match=r"no encoder for the modalities \['x'\]"):
+  with pytest.raises(
+    ValueError, match=r"no encoder for the modalities \['x'\]"
+  ):
     model.init(KEY, batch | {"x": batch["pen"]})
   with pytest.raises(ValueError, match=r"\[3, 3\], got \[3, 2\]"):
     model.init(KEY, batch, where=jnp.ones((3, 2), bool))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pmrl_jax.losses import pmrl_loss
+from pmrl_jax.losses import pmrl_loss, singular_spectrum
 
 ALL_OPTIONS = list(
   itertools.product(
@@ -153,6 +153,7 @@ def oracle():
     alignment=alignment,
     contrast=contrast,
     pmrl=pmrl,
+    spectrum_weights=spectrum_weights,
   )
 
 
@@ -169,7 +170,11 @@ def x64():
 
 @pytest.fixture(scope="session")
 def grad_of_pmrl():
-  """Compiled gradients, once per combination of options and per dtype."""
+  """`run(x, where, ids, **options)` gives a `PMRLLoss` and its gradient.
+
+  Compiled once per combination of options, dtype and shape: most of the time
+  of these tests is compilation.
+  """
 
   @functools.cache
   def build(orientation, contrast, solver):
@@ -189,33 +194,64 @@ def grad_of_pmrl():
   def run(x, where=None, ids=None, **options):
     where = np.ones(x.shape[:2], bool) if where is None else where
     ids = np.arange(len(x)) if ids is None else ids
-    (_, result), gradient = build(**options)(
-      jnp.asarray(x), jnp.asarray(where), jnp.asarray(ids, jnp.int32)
-    )
-    return result, gradient
+    (_, result), gradient = build(**options)(x, where, np.asarray(ids, "int32"))
+    return jax.device_get((result, gradient))
 
   return run
 
 
-def degenerate_points():
-  """Four modalities, dim 8; every row of the table of NaN gradients."""
+@pytest.fixture(scope="session")
+def grad_of_spectrum():
+  """`run(x, where, solver=, orientation=)` gives a spectrum and a gradient.
+
+  The gradient is that of the sum of all entries times `spectrum_weights`.
+  """
+
+  @functools.cache
+  def build(orientation, solver):
+    def project(x, where, weights):
+      spectrum = singular_spectrum(
+        x, where=where, solver=solver, orientation=orientation
+      )
+      total = sum(jnp.sum(a * b) for a, b in zip(spectrum, weights))
+      return total, spectrum
+
+    return jax.jit(jax.value_and_grad(project, has_aux=True))
+
+  def run(x, where=None, **options):
+    where = np.ones(x.shape[:2], bool) if where is None else where
+    weights = [part.astype(x.dtype) for part in spectrum_weights(x.shape)]
+    (_, result), gradient = build(**options)(x, where, weights)
+    return jax.device_get((result, gradient))
+
+  return run
+
+
+def spectrum_weights(shape):
+  batch, num_modalities, dim = shape
+  rng = np.random.default_rng(2)
+  return [
+    rng.normal(size=(batch, size))
+    for size in (num_modalities, dim, num_modalities)
+  ]
+
+
+@pytest.fixture
+def degenerate():
+  """Four modalities, dim 8: points where autodiff gives NaN, and neighbours."""
   e = np.eye(8)
   generic = unit(np.random.default_rng(1).normal(size=(4, 8)))
   return {
     "identical": np.stack([e[0]] * 4),
     "identical_generic": np.stack([generic[0]] * 4),
+    "almost_identical": generic[0] + 1e-7 * generic,
     "two_duplicate_pairs": np.stack([e[0], e[0], e[1], e[1]]),
     "two_generic_duplicate_pairs": generic[[0, 0, 1, 1]],
     "orthonormal": e[:4],
+    "almost_orthonormal": e[:4] + 1e-7 * generic,
     "one_zero": np.concatenate([generic[:3], np.zeros((1, 8))]),
     "all_zero": np.zeros((4, 8)),
     "flipped_duplicates": np.stack([e[0], -e[0], e[0], e[0]]),
-    "opposed": np.stack([e[0], -e[0], e[1], -e[1]]),
+    "two_opposed_pairs": np.stack([e[0], -e[0], e[1], -e[1]]),
     "generic_flipped": generic[0] * np.array([[1], [-1], [1], [-1]]),
-    "almost_identical": generic[0] + 1e-7 * generic,
   }
-
-
-@pytest.fixture
-def degenerate():
-  return degenerate_points()

@@ -1,15 +1,12 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pmrl_jax.losses import (
-  PUBLISHED,
-  alignment_loss,
-  instance_contrastive_loss,
-  pmrl_loss,
-)
+from pmrl_jax.losses import PUBLISHED, alignment_loss, pmrl_loss
 
 # One shape throughout, so that every combination is compiled once per dtype.
 SHAPE = (6, 4, 8)
@@ -24,6 +21,12 @@ WHERE = np.array(
   ]
 )
 IDS = np.array([3, 1, 3, 2, 0, 1])
+CONTRASTS = ("directions", "modalities", "pairs")
+DEFAULTS = {
+  "orientation": "consensus",
+  "contrast": "modalities",
+  "solver": "svd",
+}
 
 
 def test_loss_and_gradient_equal_the_oracle(
@@ -98,126 +101,141 @@ def test_loss_is_invariant_to_order_rotation_and_length(
     chex.assert_trees_all_close(actual, expected, rtol=1e-9)
 
 
-def test_an_absent_modality_is_a_removed_one(
-  rng, x64, grad_of_pmrl, orientation, contrast, solver
-):
+@pytest.mark.parametrize("contrast", CONTRASTS)
+def test_an_absent_modality_is_a_removed_one(rng, x64, grad_of_pmrl, contrast):
   x = rng.normal(size=SHAPE)
-  options = {"orientation": orientation, "contrast": contrast, "solver": solver}
+  options = {**DEFAULTS, "contrast": contrast}
   where = np.broadcast_to([True, False, True, True], SHAPE[:2])
   masked, gradient = grad_of_pmrl(x, where, **options)
-  removed = pmrl_loss(x[:, [0, 2, 3]], **options)
+  removed, rest = grad_of_pmrl(x[:, [0, 2, 3]], **options)
   chex.assert_trees_all_close(masked[:3], removed[:3], rtol=1e-9)
+  chex.assert_trees_all_close(gradient[:, [0, 2, 3]], rest, rtol=1e-9)
   assert np.all(gradient[:, 1] == 0)
 
 
-@pytest.mark.parametrize("contrast", ["directions", "modalities", "pairs"])
-def test_same_ids_are_no_negatives(rng, contrast):
-  x = rng.normal(size=(5, 3, 8)).astype(np.float32)
-  result = pmrl_loss(x, contrast=contrast, ids=np.full(5, 7))
-  assert result.instance == 0
-  assert result.alignment > 0
-  all_differ = pmrl_loss(x, contrast=contrast, ids=np.arange(5))
-  chex.assert_trees_all_equal(all_differ, pmrl_loss(x, contrast=contrast))
+def test_same_ids_are_no_negatives(rng, grad_of_pmrl):
+  x = rng.normal(size=SHAPE).astype(np.float32)
+  for contrast in CONTRASTS:
+    options = {**DEFAULTS, "contrast": contrast}
+    result, _ = grad_of_pmrl(x, ids=np.full(6, 7), **options)
+    assert result.instance == 0
+    assert result.loss == result.alignment > 0
 
 
 @pytest.mark.parametrize("solver", ["svd", "gram"])
-def test_only_free_alignment_is_blind_to_signs(rng, x64, solver):
-  x = rng.normal(size=(10, 3, 6))
+def test_only_free_alignment_is_blind_to_signs(rng, x64, grad_of_pmrl, solver):
+  x = rng.normal(size=SHAPE)
   x[:, 1:] = x[:, :1] + 0.3 * x[:, 1:]
-  flipped = x * np.array([1, -1, 1])[:, None]
-
-  def align(x, orientation):
-    return alignment_loss(
-      x, temperature=0.5, orientation=orientation, solver=solver
+  flipped = x * np.array([1, -1, 1, 1])[:, None]
+  for orientation in ("free", "lifted", "consensus"):
+    aligned, opposed = (
+      grad_of_pmrl(
+        each, orientation=orientation, contrast="directions", solver=solver
+      )[0].alignment
+      for each in (x, flipped)
     )
+    if orientation == "free":
+      np.testing.assert_allclose(opposed, aligned, rtol=1e-9)
+    else:
+      assert opposed > aligned + 0.1
 
-  np.testing.assert_allclose(
-    align(flipped, "free"), align(x, "free"), rtol=1e-9
+
+@pytest.mark.parametrize("orientation", ["free", "consensus"])
+def test_alignment_lies_between_its_bounds(rng, orientation):
+  loss = jax.jit(
+    lambda x, where, temperature: alignment_loss(
+      x, where=where, temperature=temperature, orientation=orientation
+    )
   )
-  for orientation in ("lifted", "consensus"):
-    assert np.all(align(flipped, orientation) > align(x, orientation) + 0.1)
-
-
-def test_alignment_lies_between_its_bounds(rng):
+  x = rng.normal(size=SHAPE).astype(np.float32)
+  alike = np.broadcast_to(x[:, :1], x.shape)
+  orthonormal = np.broadcast_to(np.eye(4, 8, dtype=np.float32), x.shape)
   for k, temperature in ((2, 0.5), (3, 0.05), (4, 1.0)):
-    low = np.log1p((k - 1) * np.exp(-np.sqrt(k) / temperature))
-    x = rng.normal(size=(50, k, 8)).astype(np.float32)
-    alike = np.broadcast_to(x[:, :1], x.shape)
-    for orientation in ("free", "consensus"):
-      options = {"temperature": temperature, "orientation": orientation}
-      np.testing.assert_allclose(
-        alignment_loss(alike, **options), low, rtol=1e-4
-      )
-      assert np.all(alignment_loss(x, **options) >= low * (1 - 1e-4))
-    orthonormal = np.broadcast_to(np.eye(8)[:k], (2, k, 8))
+    where = np.broadcast_to(np.arange(4) < k, SHAPE[:2])
+    lowest = np.log1p((k - 1) * np.exp(-np.sqrt(k) / temperature))
     np.testing.assert_allclose(
-      alignment_loss(orthonormal, temperature=temperature),
-      np.log(k),
-      rtol=1e-5,
+      loss(alike, where, temperature), lowest, rtol=1e-4
     )
+    np.testing.assert_allclose(
+      loss(orthonormal, where, temperature), np.log(k), rtol=1e-5
+    )
+    assert np.all(loss(x, where, temperature) > lowest)
 
 
 def test_alignment_of_fewer_than_two_modalities_is_zero(rng):
-  x = rng.normal(size=(4, 3, 5)).astype(np.float32)
-  where = np.array([[1, 0, 0], [0, 0, 0], [0, 0, 1], [1, 1, 0]], bool)
+  few = WHERE.sum(axis=1) < 2
 
-  def total(x):
-    loss = alignment_loss(x, temperature=0.1, where=where)
-    return jnp.sum(loss[:3]), loss
+  @jax.jit
+  def run(x):
+    def total(x):
+      loss = alignment_loss(x, temperature=0.1, where=WHERE)
+      return jnp.sum(jnp.where(few, loss, 0)), loss
 
-  (_, loss), gradient = jax.value_and_grad(total, has_aux=True)(x)
-  assert np.all(loss[:3] == 0)
-  assert loss[3] > 0
+    return jax.value_and_grad(total, has_aux=True)(x)
+
+  (_, loss), gradient = run(rng.normal(size=SHAPE).astype(np.float32))
+  assert np.all(loss[few] == 0)
+  assert np.all(loss[~few] > 0)
   assert np.all(gradient == 0)
 
 
-@pytest.mark.parametrize("contrast", ["directions", "modalities", "pairs"])
+@pytest.mark.parametrize("contrast", CONTRASTS)
 @pytest.mark.parametrize("num_present", [0, 1])
-def test_terms_that_no_instance_has_are_zero(rng, contrast, num_present):
-  x = rng.normal(size=(4, 3, 5)).astype(np.float32)
-  where = np.broadcast_to(np.arange(3) < num_present, (4, 3))
-
-  def loss(x):
-    result = pmrl_loss(x, where=where, contrast=contrast)
-    return result.loss, result
-
-  (value, result), gradient = jax.value_and_grad(loss, has_aux=True)(x)
+def test_terms_that_no_instance_has_are_zero(
+  rng, grad_of_pmrl, contrast, num_present
+):
+  x = rng.normal(size=SHAPE).astype(np.float32)
+  where = np.broadcast_to(np.arange(4) < num_present, SHAPE[:2])
+  result, gradient = grad_of_pmrl(
+    x, where, **{**DEFAULTS, "contrast": contrast}
+  )
   assert result.alignment == 0
   if contrast == "directions" and num_present:
-    assert value == result.instance > 0
+    assert result.loss == result.instance > 0
   else:
-    assert value == 0
+    assert result.loss == 0
     assert np.all(gradient == 0)
 
 
-def test_terms_are_means_over_the_instances_that_have_them(rng):
-  x = rng.normal(size=(6, 3, 5)).astype(np.float32)
-  where = np.ones((6, 3), bool)
-  where[4:, 1:] = False
-  result = pmrl_loss(x, where=where)
-  full = pmrl_loss(x[:4])
-  chex.assert_trees_all_close(result[:3], full[:3], rtol=1e-5)
+def test_weight_and_temperatures_can_be_learned(rng):
+  x = rng.normal(size=SHAPE).astype(np.float32)
 
+  @jax.jit
+  @functools.partial(jax.grad, has_aux=True)
+  def run(learned):
+    alignment_temperature, instance_temperature, weight = learned
+    result = pmrl_loss(
+      x,
+      alignment_temperature=alignment_temperature,
+      instance_temperature=instance_temperature,
+      instance_weight=weight,
+    )
+    return result.loss, result
 
-def test_instance_weight_scales_the_instance_term(rng):
-  x = rng.normal(size=(6, 3, 5)).astype(np.float32)
-  result = pmrl_loss(x, instance_weight=0.25)
-  expected = result.alignment + 0.25 * result.instance
-  np.testing.assert_allclose(result.loss, expected, rtol=1e-6)
-
-
-def test_published_is_free_alignment_plus_repulsion_of_directions(rng):
-  x = rng.normal(size=(6, 3, 5)).astype(np.float32)
-  result = pmrl_loss(x, **PUBLISHED)
-  alignment = alignment_loss(x, temperature=0.05, orientation="free")
-  instance = instance_contrastive_loss(
-    result.spectrum.leading_direction, temperature=0.1
+  gradient, result = run((1.0, 0.1, 0.25))
+  np.testing.assert_allclose(
+    result.loss, result.alignment + 0.25 * result.instance, rtol=1e-6
   )
-  chex.assert_trees_all_close(
-    result[:3],
-    (alignment.mean() + instance.mean(), alignment.mean(), instance.mean()),
-    rtol=1e-5,
+  np.testing.assert_allclose(gradient[2], result.instance, rtol=1e-6)
+  # Logits all lose by a temperature's growth at a random point.
+  assert all(np.isfinite(part) and part != 0 for part in gradient)
+
+
+def test_published_is_free_alignment_plus_repulsion_of_directions(
+  rng, x64, oracle
+):
+  x = rng.normal(size=SHAPE)
+  result = jax.jit(functools.partial(pmrl_loss, **PUBLISHED))(x)
+  expected = oracle.pmrl(
+    x,
+    np.ones(SHAPE[:2], bool),
+    np.arange(6),
+    orientation="free",
+    contrast_kind="directions",
+    alignment_temperature=0.05,
+    instance_temperature=0.1,
   )
+  np.testing.assert_allclose(result[:3], expected, rtol=1e-9)
 
 
 def test_published_cannot_be_changed():
@@ -225,37 +243,23 @@ def test_published_cannot_be_changed():
     PUBLISHED["orientation"] = "lifted"
 
 
-def test_temperatures_can_be_learned(rng):
-  x = rng.normal(size=(6, 3, 5)).astype(np.float32)
-
-  def loss(temperatures):
-    alignment, instance = temperatures
-    return pmrl_loss(
-      x, alignment_temperature=alignment, instance_temperature=instance
-    ).loss
-
-  gradient = jax.jit(jax.grad(loss))((jnp.asarray(1.0), jnp.asarray(0.1)))
-  assert all(np.isfinite(part) and part != 0 for part in gradient)
-
-
-def test_nan_of_a_present_modality_is_not_hidden(rng):
-  x = rng.normal(size=(6, 3, 5)).astype(np.float32)
+def test_nan_of_a_present_modality_is_not_hidden(rng, grad_of_pmrl):
+  x = rng.normal(size=SHAPE).astype(np.float32)
   x[2, 1, 0] = np.nan
-  for contrast in ("directions", "modalities", "pairs"):
-    assert np.isnan(pmrl_loss(x, contrast=contrast).loss)
+  for contrast in CONTRASTS:
+    result, _ = grad_of_pmrl(x, **{**DEFAULTS, "contrast": contrast})
+    assert np.isnan(result.loss)
 
 
-def test_descent_on_the_default_aligns_modalities_and_spreads_instances(rng):
-  x = jnp.asarray(rng.normal(size=(6, 3, 8)), jnp.float32)
-
-  @jax.jit
-  def step(x):
-    return x - 0.5 * jax.grad(lambda x: pmrl_loss(x).loss)(x)
-
+def test_descent_on_the_default_aligns_modalities_and_spreads_instances(
+  rng, oracle, grad_of_pmrl
+):
+  x = rng.normal(size=SHAPE).astype(np.float32)
   for _ in range(300):
-    x = step(x)
-  z = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-  cosines = jnp.einsum("bnd,BNd->bBnN", z, z)
+    _, gradient = grad_of_pmrl(x, **DEFAULTS)
+    x = x - 0.5 * gradient
+  z = oracle.unit(x)
+  cosines = np.einsum("bnd,BNd->bBnN", z, z)
   same = np.eye(6, dtype=bool)
   assert np.min(cosines[same]) > 0.95
   assert np.max(cosines[~same]) < 0.5

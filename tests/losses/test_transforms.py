@@ -1,3 +1,4 @@
+import functools
 import re
 
 import chex
@@ -12,12 +13,18 @@ from pmrl_jax.losses import PUBLISHED, pmrl_loss
 SETTINGS = {
   "default": {},
   "published": PUBLISHED,
-  "lifted, gram": {"orientation": "lifted", "solver": "gram"},
+  "lifted": {"orientation": "lifted", "solver": "gram"},
   "pairs": {"contrast": "pairs", "solver": "gram"},
 }
+BATCH = 16
+
 each_setting = pytest.mark.parametrize("name", SETTINGS)
+assert_close = functools.partial(
+  chex.assert_trees_all_close, rtol=1e-4, atol=1e-5
+)
 
 
+@functools.cache
 def value_and_grad(name):
   def loss(x, where, ids):
     result = pmrl_loss(x, where=where, ids=ids, **SETTINGS[name])
@@ -26,102 +33,74 @@ def value_and_grad(name):
   return jax.value_and_grad(loss, has_aux=True)
 
 
+@functools.cache
+def compiled(name):
+  return jax.jit(value_and_grad(name))
+
+
 def inputs(rng, *batch, dtype=np.float32):
   where = rng.random((*batch, 3)) < 0.8
-  ids = rng.integers(0, 20, batch)
+  ids = rng.integers(0, 12, batch, np.int32)
   return rng.normal(size=(*batch, 3, 4)).astype(dtype), where, ids
 
 
-@each_setting
+@pytest.mark.parametrize("name", ["default", "lifted"])
 def test_jit_equals_eager(rng, name):
-  arguments = inputs(rng, 16)
-  run = value_and_grad(name)
-  chex.assert_trees_all_close(
-    jax.jit(run)(*arguments), run(*arguments), rtol=1e-4, atol=1e-6
-  )
+  arguments = inputs(rng, BATCH)
+  assert_close(compiled(name)(*arguments), value_and_grad(name)(*arguments))
 
 
 @each_setting
 def test_vmap_equals_one_batch_after_another(rng, name):
-  arguments = inputs(rng, 3, 8)
-  run = jax.jit(value_and_grad(name))
-  one_by_one = [run(*[a[i] for a in arguments]) for i in range(3)]
-  stacked = jax.tree.map(lambda *parts: jnp.stack(parts), *one_by_one)
-  chex.assert_trees_all_close(
-    jax.jit(jax.vmap(value_and_grad(name)))(*arguments),
-    stacked,
-    rtol=1e-4,
-    atol=1e-6,
-  )
+  arguments = inputs(rng, 2, BATCH)
+  one_by_one = [compiled(name)(*[a[i] for a in arguments]) for i in range(2)]
+  stacked = jax.tree.map(lambda *parts: np.stack(parts), *one_by_one)
+  assert_close(jax.jit(jax.vmap(value_and_grad(name)))(*arguments), stacked)
 
 
 @each_setting
 def test_sharded_over_8_devices_equals_one_device(rng, name):
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
   by_batch = NamedSharding(mesh, PartitionSpec("data"))
-  arguments = inputs(rng, 32)
-  run = jax.jit(value_and_grad(name))
-  expected = run(*arguments)
+  arguments = inputs(rng, BATCH)
   sharded = jax.device_put(arguments, by_batch)
-  actual = run(*sharded)
+  program = jax.jit(value_and_grad(name)).lower(*sharded).compile()
+  actual = program(*sharded)
   assert actual[1].sharding.is_equivalent_to(by_batch, 3)
-  chex.assert_trees_all_close(
-    jax.device_get(actual), jax.device_get(expected), rtol=1e-4, atol=1e-6
+  assert_close(
+    jax.device_get(actual), jax.device_get(compiled(name)(*arguments))
   )
 
-  # Embeddings travel between devices; the logits [32, 32] must not.
-  program = run.lower(*sharded).compile().as_text()
-  gathered = re.findall(r"\w+\[([\d,]+)\]\S* all-gather", program)
+  # Embeddings travel between devices; the logits [batch, batch] must not.
+  gathered = re.findall(r"\w+\[([\d,]+)\]\S* all-gather", program.as_text())
   assert gathered
   for shape in gathered:
-    assert np.prod([int(n) for n in shape.split(",")]) <= 32 * 3 * 4
+    assert np.prod([int(n) for n in shape.split(",")]) < BATCH * BATCH
 
 
-@each_setting
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", ["default", "published"])
 def test_half_precision_is_computed_in_float32(rng, name, dtype):
-  x, where, ids = inputs(rng, 16)
-  half = jnp.asarray(x, dtype)
-  run = jax.jit(value_and_grad(name))
-  (loss, result), gradient = run(half, where, ids)
-  expected, expected_gradient = run(half.astype(jnp.float32), where, ids)
+  x, where, ids = inputs(rng, BATCH)
+  half = x.astype(dtype)
+  (loss, result), gradient = compiled(name)(half, where, ids)
+  expected, expected_gradient = compiled(name)(
+    half.astype(np.float32), where, ids
+  )
   assert gradient.dtype == dtype
-  chex.assert_tree_all_finite(gradient)
-  assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(result))
-  chex.assert_trees_all_close((loss, result), expected, rtol=1e-5, atol=1e-6)
-  chex.assert_trees_all_close(
-    gradient.astype(jnp.float32),
+  assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(result))
+  assert_close((loss, result), expected)
+  np.testing.assert_allclose(
+    gradient.astype(np.float32),
     expected_gradient,
     rtol=float(jnp.finfo(dtype).eps),
-    atol=1e-4,
+    atol=1e-5,
   )
 
 
 @each_setting
 def test_float64_stays_float64(rng, x64, name):
-  (_, result), gradient = value_and_grad(name)(
-    *inputs(rng, 4, dtype=np.float64)
+  outputs = jax.eval_shape(
+    value_and_grad(name), *inputs(rng, BATCH, dtype=np.float64)
   )
-  for leaf in jax.tree.leaves((result, gradient)):
-    assert leaf.dtype == jnp.float64
-
-
-@pytest.mark.parametrize("solver", ["svd", "gram"])
-def test_forward_and_reverse_mode_agree(rng, x64, solver):
-  x = rng.normal(size=(4, 3, 4))
-
-  def loss(x):
-    return pmrl_loss(x, solver=solver, orientation="lifted").loss
-
-  chex.assert_trees_all_close(
-    jax.jit(jax.jacfwd(loss))(x), jax.jit(jax.jacrev(loss))(x), rtol=1e-9
-  )
-
-
-def test_any_kind_of_array_is_accepted(rng):
-  x = rng.normal(size=(4, 3, 4)).astype(np.float32)
-  chex.assert_trees_all_equal(pmrl_loss(x), pmrl_loss(jnp.asarray(x)))
-  where = np.ones((4, 3), bool)
-  chex.assert_trees_all_close(
-    pmrl_loss(x, where=where), pmrl_loss(x), rtol=1e-6
-  )
+  assert all(leaf.dtype == np.float64 for leaf in jax.tree.leaves(outputs))

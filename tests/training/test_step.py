@@ -103,7 +103,9 @@ def test_training_lowers_the_loss():
 def test_random_keys_come_from_the_seed_and_the_step():
   def keys_only(params, batch, key):
     noise = jax.random.normal(key, ())
-    return (params["w"] ** 2).mean() + 0 * batch["inputs"].sum(), {"noise": noise}
+    return (params["w"] ** 2).mean() + 0 * batch["inputs"].sum(), {
+      "noise": noise
+    }
 
   def noises(seed):
     step, state, mesh = _setup(seed=seed, objective=keys_only)
