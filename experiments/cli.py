@@ -21,6 +21,12 @@ from pmrl_jax.training import CheckpointError, Interrupted, NonFiniteError
 MISTAKE = 2
 NON_FINITE = 3
 
+# Here, not in each program: a flag has one definition in a process.
+WORKDIR = flags.DEFINE_string(
+  "workdir",
+  None,
+  "The run's folder. Default of train: runs/<name of the config file>.",
+)
 _DEBUG = flags.DEFINE_bool(
   "debug", False, "Show the traceback of a mistake as well."
 )

@@ -13,18 +13,18 @@ from experiments import build, cli, data_sets, results
 from experiments import workdir as workdirs
 from pmrl_jax import training
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
 _STEP = flags.DEFINE_string(
   "step", "latest", "Which checkpoint: latest, best, or the number of a step."
 )
 _OUTPUT = flags.DEFINE_string(
   "output", None, "Where the results go. Default: the run's folder."
 )
+flags.adopt_module_key_flags(cli)
 
 
 def main() -> None:
   """Evaluates from the flags."""
-  run = Path(_WORKDIR.value)
+  run = Path(cli.WORKDIR.value)
   evaluate(run, _STEP.value, Path(_OUTPUT.value or run))
 
 

@@ -23,18 +23,14 @@ _CONFIG = config_flags.DEFINE_config_file(
   "The experiment: a Python file with a get_config().",
   lock_config=True,
 )
-_WORKDIR = flags.DEFINE_string(
-  "workdir",
-  None,
-  "Where the run lives. Default: runs/<name of the config file>.",
-)
+flags.adopt_module_key_flags(cli)
 
 
 def main() -> None:
   """Trains from the flags."""
   config = cli.config_of(_CONFIG)
   path = config_flags.get_config_filename(flags.FLAGS["config"])
-  train(config, Path(_WORKDIR.value or Path("runs") / Path(path).stem))
+  train(config, Path(cli.WORKDIR.value or Path("runs") / Path(path).stem))
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path) -> None:

@@ -34,5 +34,6 @@ def get_config() -> ml_collections.ConfigDict:
   }
   config.optimizer.learning_rate = 1e-3
   config.optimizer.weight_decay = 1e-2
+  config.evaluation.every = 100
   config.evaluation.level = "instance"
   return config

@@ -14,7 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
   """Returns the config."""
   config = ml_collections.ConfigDict()
   config.seed = 0
-  config.steps = 600
+  config.steps = 800
   config.batch_size = 128  # global: over all devices of all processes
   config.log_every = 10
   config.max_skipped = 10  # steps in a row without a finite gradient
@@ -29,7 +29,6 @@ def get_config() -> ml_collections.ConfigDict:
   config.transforms = {
     "speech": {
       "random_time_shift": {"max_samples": 800},  # 0.1 s
-      "random_gain": {"max_decibels": 6.0},
     },
   }
 
@@ -42,6 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
         "patch_size": 2,  # pixels
         "dropout_rate": 0.1,
         **transformer,
+        "depth": 3,
       },
       "speech": {
         "kind": "spectrogram_transformer",
@@ -73,7 +73,7 @@ def get_config() -> ml_collections.ConfigDict:
     "clip_norm": 1.0,
   }
   config.evaluation = {
-    "every": 100,  # steps
+    "every": 200,  # steps
     "batch_size": 256,
     "level": "class",  # or "instance": what counts as found
   }

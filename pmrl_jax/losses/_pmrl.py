@@ -173,11 +173,13 @@ def pmrl_loss(
   >>> import jax
   >>> from pmrl_jax.losses import PUBLISHED, pmrl_loss
   >>> embeddings = jax.random.normal(jax.random.key(0), (8, 3, 16))
-  >>> loss, alignment, instance, spectrum = pmrl_loss(embeddings)
-  >>> gradient = jax.grad(lambda x: pmrl_loss(x).loss)(embeddings)
-  >>> spectrum.leading_direction.shape, gradient.shape
-  ((8, 16), (8, 3, 16))
-  >>> published = pmrl_loss(embeddings, **PUBLISHED)
+  >>> loss, alignment, instance, spectrum = jax.jit(pmrl_loss)(embeddings)
+  >>> spectrum.leading_direction.shape
+  (8, 16)
+  >>> def published(x):
+  ...   return pmrl_loss(x, **PUBLISHED).loss
+  >>> jax.jit(jax.grad(published))(embeddings).shape
+  (8, 3, 16)
   """
   embeddings = jnp.asarray(embeddings)
   where = None if where is None else jnp.asarray(where)

@@ -119,12 +119,14 @@ def fit(
           results = evaluate(state.params)
         writer.write("eval", step, results)
         progress.report(step, results)
-      if last or received or step % schedule.checkpoint_every == 0:
+      # Looked at once: a signal after this line waits for the next step.
+      stop = tuple(received)
+      if last or stop or step % schedule.checkpoint_every == 0:
         _check(batch, metrics, state, max_skipped, failure_folder)
         checkpointer.save(step, state, iterator, _comparable(results))
-      if received:
+      if stop:
         checkpointer.wait()
-        raise Interrupted(received[0], step)
+        raise Interrupted(stop[0], step)
   checkpointer.wait()
   return state
 
@@ -161,15 +163,21 @@ def _check(
     for path, value in flat
   }
   np.savez_compressed(folder / "batch.npz", **arrays)
+  # As it was before the step, which changed nothing but the counts.
+  before = state._replace(
+    step=state.step - 1,
+    skipped=state.skipped - 1,
+    skipped_in_a_row=state.skipped_in_a_row - 1,
+  )
   with ocp.StandardCheckpointer() as checkpointer:
-    checkpointer.save((folder / "state").absolute(), state, force=True)
+    checkpointer.save((folder / "state").absolute(), before, force=True)
   raise NonFiniteError(
     f"{max_skipped} steps in a row had no finite loss and gradient; the last "
     f"was step {step} (loss {values['loss']}, gradient norm "
-    f"{values['grad_norm']}). No parameter was changed by them. The state and "
-    f"the batch of that step are in {folder}; its random key is folded from "
-    "the seed and the step. Look for extreme inputs, lower the learning rate "
-    "or raise the temperatures"
+    f"{values['grad_norm']}). No parameter was changed by them. The state "
+    f"before that step and its batch are in {folder}: the training step "
+    "repeats it from them. Look for extreme inputs, lower the learning rate or "
+    "raise the temperatures"
   )
 
 
