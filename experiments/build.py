@@ -1,8 +1,8 @@
-"""Config -> objects: the model, the objective, the optimizer."""
+"""Config -> objects: data, model, optimizer, compiled functions."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,102 +12,105 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from experiments.data_sets import Data
-from pmrl_jax import encoders, training
+from experiments.data_sets import Data, load_data
+from experiments.models import build_model
+from pmrl_jax import evaluation, training
 from pmrl_jax.data import Source, evaluation_batches
 from pmrl_jax.evaluation import EmbeddingSet
 from pmrl_jax.losses import pmrl_loss
 from pmrl_jax.training.step import Objective
 
-_ENCODERS: dict[str, type[nn.Module]] = {
-  "character_transformer": encoders.CharacterTransformer,
-  "spectrogram_transformer": encoders.SpectrogramTransformer,
-  "table": encoders.TableEncoder,
-  "trajectory_transformer": encoders.TrajectoryTransformer,
-  "vision_transformer": encoders.VisionTransformer,
-}
-_PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+class Run(NamedTuple):
+  """What training and evaluation have in common."""
+
+  mesh: Mesh
+  data: Data
+  model: nn.Module
+  optimizer: optax.GradientTransformation
+  learning_rate: optax.Schedule
+  state: training.TrainState  # before the first step
+  embed: Callable[[Any, Source], EmbeddingSet]  # (parameters, split)
 
 
-def build_model(
-  config: ml_collections.ConfigDict, data: Data
-) -> encoders.MultimodalEncoder:
-  """Builds the encoders of the run's modalities.
+def build_run(config: ml_collections.ConfigDict) -> Run:
+  """Builds everything that a config describes, and checks it.
 
   Args:
-    config: `model.encoders.<modality>` holds the encoder's `kind` and fields;
-      `model.default_encoder`, if it is there, those of the other modalities.
-    data: What the run reads.
+    config: The run's config.
 
   Returns:
-    The model.
+    The run.
 
   Raises:
-    ValueError: If a modality has no encoder, or a kind, field or precision is
-      unknown.
+    ValueError: If a value is unknown, out of range or does not fit the rest.
+    TypeError: If an option does not exist.
+    FileNotFoundError: If a data file is missing.
   """
-  if config.precision not in _PRECISIONS:
-    raise ValueError(
-      f"config.precision must be one of {sorted(_PRECISIONS)}, got "
-      f"{config.precision!r}"
-    )
-  if config.model.dim < 1:
-    raise ValueError(
-      f"config.model.dim must be at least 1, got {config.model.dim}"
-    )
-  dtype = _PRECISIONS[config.precision]
-  described = config.model.encoders
-  default = config.model.get("default_encoder")
-  modules = {}
-  for modality in data.train.modalities:
-    if modality not in described and default is None:
-      raise ValueError(
-        f"the modality {modality!r} has no encoder: config.model.encoders "
-        f"describes {sorted(described)}. Add "
-        f"config.model.encoders.{modality}, or take it out of "
-        "config.data.modalities"
-      )
-    fields = dict(described.get(modality, default), dtype=dtype)
-    if modality in data.vocabulary_sizes:
-      fields.setdefault("vocabulary_size", data.vocabulary_sizes[modality])
-    modules[modality] = _encoder(modality, fields)
-  return encoders.MultimodalEncoder(
-    encoders=modules, dim=config.model.dim, dtype=dtype
+  mesh = training.data_mesh()
+  training.check_batch_size(config.evaluation.batch_size, mesh)
+  data = load_data(config)
+  _check_evaluation(config, data)
+  model = build_model(config, data)
+  optimizer, learning_rate = training.make_optimizer(
+    steps=config.steps, **config.optimizer
+  )
+  state = training.replicate(
+    _initial_state(model, data, optimizer, config.seed), mesh
+  )
+  embed = _embedder(model, mesh, config.evaluation.batch_size)
+  return Run(mesh, data, model, optimizer, learning_rate, state, embed)
+
+
+def build_train_step(config: ml_collections.ConfigDict, run: Run) -> Callable:
+  """Compiles the training step of a run; see `training.make_train_step`."""
+  training.check_batch_size(config.batch_size, run.mesh)
+  return training.make_train_step(
+    _objective(config, run.model),
+    run.optimizer,
+    schedule=run.learning_rate,
+    seed=config.seed,
+    max_skipped=config.max_skipped,
+    mesh=run.mesh,
   )
 
 
-def _encoder(modality: str, fields: dict[str, Any]) -> nn.Module:
-  """One encoder from its kind and fields."""
-  where = f"config.model.encoders.{modality}"
-  kind = fields.pop("kind", None)
-  if kind not in _ENCODERS:
-    raise ValueError(
-      f"{where}.kind must be one of {sorted(_ENCODERS)}, got {kind!r}"
-    )
-  declared = {
-    field.name: field
-    for field in dataclasses.fields(_ENCODERS[kind])
-    if field.name not in ("parent", "name")
-  }
-  if unknown := sorted(set(fields) - set(declared)):
-    raise ValueError(
-      f"{where} has the unknown fields {unknown}; a {kind} has "
-      f"{sorted(declared)}"
-    )
-  missing = [
-    name
-    for name, field in declared.items()
-    if field.default is dataclasses.MISSING and name not in fields
-  ]
-  if missing:
-    raise ValueError(f"{where} lacks the fields {missing} of a {kind}")
-  return _ENCODERS[kind](**fields)
+def check_shapes(train_step: Callable, run: Run, iterator: Any) -> None:
+  """Traces the step without running it, so that misfits show at once.
+
+  Args:
+    train_step: From `build_train_step`.
+    run: What it was built for.
+    iterator: The data; its position is left as it is.
+
+  Raises:
+    ValueError: If a shape, a dtype or an option does not fit.
+    TypeError: Likewise.
+  """
+  position = iterator.get_state()
+  batch = training.shard_batch(model_inputs(next(iterator)), run.mesh)
+  iterator.set_state(position)
+  jax.eval_shape(train_step, run.state, batch)
 
 
-def build_objective(
+def build_checkpointer(
+  config: ml_collections.ConfigDict, workdir: Path, *, read_only: bool = False
+) -> training.Checkpointer:
+  """Opens the checkpoints of a run."""
+  return training.Checkpointer(
+    workdir / "checkpoints", **config.checkpoint.retention, read_only=read_only
+  )
+
+
+def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """The part of a batch that goes to the devices."""
+  return {name: batch[name] for name in ("inputs", "where", "ids")}
+
+
+def _objective(
   config: ml_collections.ConfigDict, model: nn.Module
 ) -> Objective:
-  """Builds the loss as a function of parameters, batch and key.
+  """The loss as a function of parameters, batch and key.
 
   Args:
     config: `loss` holds the keyword arguments of `pmrl_loss`.
@@ -136,26 +139,7 @@ def build_objective(
   return objective
 
 
-def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-  """The part of a batch that goes to the devices."""
-  return {name: batch[name] for name in ("inputs", "where", "ids")}
-
-
-def build_optimizer(
-  config: ml_collections.ConfigDict,
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """Builds the optimizer and its schedule.
-
-  Args:
-    config: `optimizer` holds the keyword arguments of `make_optimizer`.
-
-  Returns:
-    The optimizer and its learning rate by step.
-  """
-  return training.make_optimizer(steps=config.steps, **config.optimizer)
-
-
-def initial_state(
+def _initial_state(
   model: nn.Module,
   data: Data,
   optimizer: optax.GradientTransformation,
@@ -170,31 +154,10 @@ def initial_state(
   return training.create_state(params, optimizer)
 
 
-def check_shapes(
-  train_step: Callable, state: Any, iterator: Any, mesh: Mesh
-) -> None:
-  """Traces the step without running it, so that misfits show at once.
-
-  Args:
-    train_step: The compiled step.
-    state: The initial state.
-    iterator: The data; its position is left as it is.
-    mesh: The devices.
-
-  Raises:
-    ValueError: If a shape, a dtype or an option does not fit.
-    TypeError: Likewise.
-  """
-  position = iterator.get_state()
-  batch = training.shard_batch(model_inputs(next(iterator)), mesh)
-  iterator.set_state(position)
-  jax.eval_shape(train_step, state, batch)
-
-
-def build_embedder(
+def _embedder(
   model: nn.Module, mesh: Mesh, batch_size: int
 ) -> Callable[[Any, Source], EmbeddingSet]:
-  """Compiles the function that embeds a whole split.
+  """The function that embeds a whole split.
 
   Args:
     model: The model.
@@ -227,3 +190,23 @@ def build_embedder(
     )
 
   return embed_source
+
+
+def _check_evaluation(config: ml_collections.ConfigDict, data: Data) -> None:
+  """Checks what would otherwise show at the first evaluation or checkpoint."""
+  level, retention = config.evaluation.level, config.checkpoint.retention
+  if level not in ("class", "instance"):
+    raise ValueError(
+      f"config.evaluation.level must be 'class' or 'instance', got {level!r}"
+    )
+  if level == "class" and (data.test.labels < 0).any():
+    raise ValueError(
+      "config.evaluation.level is 'class', but the held-out data has no "
+      "labels; add them, or set it to 'instance'"
+    )
+  training.check_retention(**retention)
+  if retention.best_metric not in evaluation.SCALARS:
+    raise ValueError(
+      "config.checkpoint.retention.best_metric must be one of "
+      f"{list(evaluation.SCALARS)}, got {retention.best_metric!r}"
+    )

@@ -6,7 +6,9 @@ mistake in the flags, the config, the data or the workdir (one message);
 SIGINT or SIGTERM after saving, so the same command goes on from there.
 """
 
+import argparse
 import difflib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,6 @@ from typing import Any, NoReturn
 
 import ml_collections
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from pmrl_jax.training import CheckpointError, Interrupted, NonFiniteError
 
@@ -55,48 +56,65 @@ def run(main: Callable[[], None]) -> None:
   app.run(guarded, flags_parser=_parse)
 
 
-def config_of(flag: flags.FlagHolder) -> ml_collections.ConfigDict:
-  """The config that a config-file flag holds, with the overrides applied.
-
-  Args:
-    flag: From `config_flags.DEFINE_config_file`.
-
-  Raises:
-    FileNotFoundError: If there is no such file.
-  """
-  path = config_flags.get_config_filename(flags.FLAGS[flag.name])
-  if not Path(path).is_file():
-    known = sorted(
-      p.name for p in (Path(__file__).parent / "configs").glob("[a-z]*.py")
-    )
-    raise FileNotFoundError(
-      f"the config file {path} does not exist; the configs that come with the "
-      f"project are, in experiments/configs/: {', '.join(known)}"
-    )
-  return flag.value
-
-
 def _parse(argv: list[str]) -> list[str]:
-  """Parses flags; an unknown config key gets a message that helps."""
+  """Parses flags; a mistake in them gets a message that helps."""
+  path = _config_path(argv)
   try:
+    if path is not None and not Path(path).is_file():
+      raise FileNotFoundError(_no_config_file(path))
     return flags.FLAGS(argv)
   except flags.Error as error:
-    message = f"{error}; --help lists the flags"
-  except AttributeError:
-    message = _unknown_key(argv)
+    message = f"{error}; {_expected(str(error), path)}"
+  except (AttributeError, KeyError):
+    # An override of what is not there; or a bug in the file, and then loading
+    # it alone shows it again.
+    message = _unknown_key(argv, path)
   except (FileNotFoundError, SyntaxError, ImportError) as error:
     message = f"the config file cannot be loaded: {error}"
   _fail(message)
 
 
-def _unknown_key(argv: list[str]) -> str:
-  """Names the override whose key the config does not have."""
-  config = flags.FLAGS["config"].value
-  known = [key for key, _ in leaves(config)]
+def _config_path(argv: list[str]) -> str | None:
+  """The value of --config, before any flag is parsed."""
+  parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  parser.add_argument("--config", nargs="?")
+  return parser.parse_known_args(argv[1:])[0].config
+
+
+def _no_config_file(path: str) -> str:
+  known = sorted(
+    p.name for p in (Path(__file__).parent / "configs").glob("[a-z]*.py")
+  )
+  return (
+    f"{path} does not exist; the configs that come with the project are, in "
+    f"experiments/configs/: {', '.join(known)}"
+  )
+
+
+def _without_overrides(path: str | None) -> dict[str, Any]:
+  """The entries of a config by their dotted names, as in its file."""
+  return dict(leaves(flags.FLAGS["config"].parser.parse(path)))
+
+
+def _expected(error: str, path: str | None) -> str:
+  """What a flag that got the wrong type should have got."""
+  key = re.match(r"flag --config\.([^=]+)=", error)
+  if not key:
+    return "--help lists the flags"
+  entries = _without_overrides(path)
+  if key[1] not in entries:
+    return "override the entries of a section one by one"
+  value = entries[key[1]]
+  return f"expected {type(value).__name__}, as the {value!r} in {path}"
+
+
+def _unknown_key(argv: list[str], path: str | None) -> str:
+  """Names the overrides whose keys the config does not have."""
+  known = list(_without_overrides(path))
   overrides = [a.lstrip("-") for a in argv[1:] if a.startswith("--config.")]
   keys = [o.split("=")[0].removeprefix("config.") for o in overrides]
   unknown = [key for key in keys if key not in known]
-  message = f"the config has no key {', '.join(unknown)}"
+  message = f"the config {path} has no key {', '.join(unknown)}"
   for key in unknown:
     if close := difflib.get_close_matches(key, known, n=3, cutoff=0.5):
       message += f"; did you mean {' or '.join(close)}?"

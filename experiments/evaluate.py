@@ -6,10 +6,11 @@ Writes `summary.json`, the figures and `report.html` anew.
 """
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
-from experiments import build, cli, data_sets, results
+from experiments import build, cli, results
 from experiments import workdir as workdirs
 from pmrl_jax import training
 
@@ -28,11 +29,11 @@ def main() -> None:
   evaluate(run, _STEP.value, Path(_OUTPUT.value or run))
 
 
-def evaluate(run: Path, which: str, output: Path) -> None:
+def evaluate(folder: Path, which: str, output: Path) -> None:
   """Evaluates one checkpoint of a run.
 
   Args:
-    run: The run's folder.
+    folder: The run's folder.
     which: `latest`, `best` or a step.
     output: Where the results go.
 
@@ -40,33 +41,26 @@ def evaluate(run: Path, which: str, output: Path) -> None:
     FileNotFoundError: If there is no run or no such checkpoint.
     CheckpointError: If the checkpoint is damaged.
   """
-  config = workdirs.read_config(run)
-  if not (run / "checkpoints").is_dir():
-    raise FileNotFoundError(f"{run} has no checkpoints yet; train it first")
-  checkpointer = training.Checkpointer(
-    run / "checkpoints",
-    best_metric=config.checkpoint.best_metric,
-    best_mode=config.checkpoint.best_mode,
-    read_only=True,
-  )
+  config = workdirs.read_config(folder)
+  if not (folder / "checkpoints").is_dir():
+    raise FileNotFoundError(f"{folder} has no checkpoints yet; train it first")
+  checkpointer = build.build_checkpointer(config, folder, read_only=True)
   step = _choose_step(checkpointer, which)
-  mesh = training.data_mesh()
-  data = data_sets.load_data(config)
-  model = build.build_model(config, data)
-  optimizer, _ = build.build_optimizer(config)
-  state = training.replicate(
-    build.initial_state(model, data, optimizer, config.seed), mesh
-  )
-  state = checkpointer.restore_step(step, state)
+  run = build.build_run(config)
+  state = checkpointer.restore_step(step, run.state)
   results.write_results(
     output,
-    run=run,
+    history=_history(folder, step),
     config=config,
-    data=data,
-    embed=build.build_embedder(model, mesh, config.evaluation.batch_size),
+    run=run,
     params=state.params,
     step=step,
   )
+
+
+def _history(folder: Path, step: int) -> list[dict[str, Any]]:
+  """The metrics of a run up to a step."""
+  return [row for row in training.read_metrics(folder) if row["step"] <= step]
 
 
 def _choose_step(checkpointer: training.Checkpointer, which: str) -> int:

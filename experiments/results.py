@@ -1,56 +1,23 @@
 """What a run leaves behind: `summary.json`, figures and `report.html`."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
 from experiments import workdir as workdirs
-from experiments.data_sets import Data
-from pmrl_jax import evaluation, training
+from experiments.build import Run
+from pmrl_jax import evaluation
 
 # What the metrics of an evaluation during training keep of the summary.
-_SCALARS = (
-  "mean_R@1",
-  "mean_mAP",
-  "rest_R@1",
-  "flipped_share",
-  "between_cosine",
-)
-_ROW = (*_SCALARS, "spectrum", "cosines")
+_ROW = (*evaluation.SCALARS, "spectrum", "cosines")
 
 
-def check(config: ml_collections.ConfigDict, data: Data) -> None:
-  """Checks what a config says of evaluation, before anything is trained.
-
-  Raises:
-    ValueError: If the level, the metric of the best checkpoint or the labels
-      do not fit.
-  """
-  level, best = config.evaluation.level, config.checkpoint.best_metric
-  if level not in ("class", "instance"):
-    raise ValueError(
-      f"config.evaluation.level must be 'class' or 'instance', got {level!r}"
-    )
-  if level == "class" and (data.test.labels < 0).any():
-    raise ValueError(
-      "config.evaluation.level is 'class', but the held-out data has no "
-      "labels; add them, or set it to 'instance'"
-    )
-  if best not in _SCALARS:
-    raise ValueError(
-      f"config.checkpoint.best_metric must be one of {list(_SCALARS)}, got "
-      f"{best!r}"
-    )
-
-
-def evaluate_split(
-  embed: Callable, params: Any, data: Data, level: str
-) -> dict[str, Any]:
+def evaluate_split(run: Run, params: Any, level: str) -> dict[str, Any]:
   """Measures the held-out split, as a row of the metrics."""
-  summary = evaluation.evaluate(embed(params, data.test), level=level)
+  summary = evaluation.evaluate(run.embed(params, run.data.test), level=level)
   row = {name: summary[name] for name in _ROW}
   row["R@1"] = {
     direction: scores["R@1"]
@@ -62,10 +29,9 @@ def evaluate_split(
 def write_results(
   folder: Path,
   *,
-  run: Path,
+  history: Sequence[Mapping[str, Any]],
   config: ml_collections.ConfigDict,
-  data: Data,
-  embed: Callable,
+  run: Run,
   params: Any,
   step: int,
 ) -> None:
@@ -73,17 +39,16 @@ def write_results(
 
   Args:
     folder: Where the files go.
-    run: The run's workdir, whose metrics give the curves.
+    history: The rows of the run's metrics up to this step.
     config: The run's config.
-    data: Its data.
-    embed: From `build_embedder`.
+    run: What was built from it.
     params: The parameters.
     step: Steps they were trained.
   """
   level = config.evaluation.level
-  test_set = embed(params, data.test)
-  train_set = embed(params, data.train)
-  history = [row for row in training.read_metrics(run) if row["step"] <= step]
+  data = run.data
+  test_set = run.embed(params, data.test)
+  train_set = run.embed(params, data.train)
   summary = evaluation.evaluate(
     test_set,
     # Probes need classes.

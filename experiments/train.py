@@ -6,7 +6,9 @@ The same command goes on where a killed run stopped. Any key of the config can
 be overridden, as in `--config.steps=1000`. Exit codes: see experiments/cli.py.
 """
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -28,7 +30,7 @@ flags.adopt_module_key_flags(cli)
 
 def main() -> None:
   """Trains from the flags."""
-  config = cli.config_of(_CONFIG)
+  config = _CONFIG.value
   path = config_flags.get_config_filename(flags.FLAGS["config"])
   train(config, Path(cli.WORKDIR.value or Path("runs") / Path(path).stem))
 
@@ -46,9 +48,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
   """
   # All that can be wrong is built before the folder is touched.
   workdirs.check(workdir, config)
-  mesh = training.data_mesh()
-  training.check_batch_size(config.batch_size, mesh)
-  training.check_batch_size(config.evaluation.batch_size, mesh)
+  run = build.build_run(config)
   schedule = training.Schedule(
     steps=config.steps,
     log_every=config.log_every,
@@ -56,77 +56,80 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     checkpoint_every=config.checkpoint.every,
   )
   training.check_schedule(schedule)
-  data = data_sets.load_data(config)
-  results.check(config, data)
-  model = build.build_model(config, data)
-  optimizer, learning_rate = build.build_optimizer(config)
+  training.check_batch_size(config.batch_size, run.mesh)
   iterator = training_iterator(
-    data.train,
+    run.data.train,
     batch_size=config.batch_size,
     seed=config.seed,
-    transforms=data_sets.load_transforms(config, data.train.modalities),
+    transforms=data_sets.load_transforms(config, run.data.train.modalities),
   )
-  train_step = training.make_train_step(
-    build.build_objective(config, model),
-    optimizer,
-    schedule=learning_rate,
-    seed=config.seed,
-    max_skipped=config.max_skipped,
-    mesh=mesh,
-  )
-  embed = build.build_embedder(model, mesh, config.evaluation.batch_size)
-  state = training.replicate(
-    build.initial_state(model, data, optimizer, config.seed), mesh
-  )
-  build.check_shapes(train_step, state, iterator, mesh)
+  train_step = build.build_train_step(config, run)
+  build.check_shapes(train_step, run, iterator)
 
   with workdirs.claim(workdir, config):
-    checkpointer = training.Checkpointer(
-      workdir / "checkpoints",
-      keep=config.checkpoint.keep,
-      best_metric=config.checkpoint.best_metric,
-      best_mode=config.checkpoint.best_mode,
-    )
-    notes = [*data.train.notes, *data.test.notes]
-    step = 0
-    if restored := checkpointer.restore(state, iterator):
-      step, state, damaged = restored
-      notes += [f"passed over: {reason}" for reason in damaged]
-      print(f"resumed from step {step} in {workdir}")
-    workdirs.log_session(workdir, step, notes)
-    for note in notes:
-      print(f"note: {note}")
-    writer = training.MetricsWriter(workdir, step=step)
-    try:
-      state = training.fit(
-        state,
-        start=step,
-        schedule=schedule,
-        train_step=train_step,
-        iterator=iterator,
-        to_device=lambda batch: training.shard_batch(
-          build.model_inputs(batch), mesh
-        ),
-        evaluate=lambda params: results.evaluate_split(
-          embed, params, data, config.evaluation.level
-        ),
-        checkpointer=checkpointer,
-        writer=writer,
-        max_skipped=config.max_skipped,
-        failure_folder=workdir / "failure",
-      )
-    finally:
-      writer.close()
-      checkpointer.close()
+    params = _fit(run, config, workdir, schedule, train_step, iterator)
     results.write_results(
       workdir,
-      run=workdir,
+      history=training.read_metrics(workdir),
       config=config,
-      data=data,
-      embed=embed,
-      params=state.params,
+      run=run,
+      params=params,
       step=config.steps,
     )
+
+
+def _fit(
+  run: build.Run,
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  schedule: training.Schedule,
+  train_step: Callable,
+  iterator: Iterator,
+) -> Any:
+  """Restores the newest checkpoint, if any, and trains to the end.
+
+  Returns:
+    The final parameters.
+  """
+  state, step = run.state, 0
+  checkpointer = build.build_checkpointer(config, workdir)
+  notes = [*run.data.train.notes, *run.data.test.notes]
+  if restored := checkpointer.restore(state, iterator):
+    step, state, damaged = restored
+    notes += [f"passed over: {reason}" for reason in damaged]
+    print(f"resumed from step {step} in {workdir}")
+  workdirs.log_session(workdir, step, notes)
+  for note in notes:
+    print(f"note: {note}")
+  print(
+    f"{len(run.data.train):,} training and {len(run.data.test):,} held-out "
+    f"instances of {', '.join(run.data.train.modalities)}; "
+    f"{workdirs.devices()}; {workdir}",
+    flush=True,
+  )
+  writer = training.MetricsWriter(workdir, step=step)
+  try:
+    state = training.fit(
+      state,
+      start=step,
+      schedule=schedule,
+      train_step=train_step,
+      iterator=iterator,
+      to_device=lambda batch: training.shard_batch(
+        build.model_inputs(batch), run.mesh
+      ),
+      evaluate=lambda params: results.evaluate_split(
+        run, params, config.evaluation.level
+      ),
+      checkpointer=checkpointer,
+      writer=writer,
+      max_skipped=config.max_skipped,
+      failure_folder=workdir / "failure",
+    )
+  finally:
+    writer.close()
+    checkpointer.close()
+  return state.params
 
 
 if __name__ == "__main__":

@@ -79,8 +79,10 @@ def get_config() -> ml_collections.ConfigDict:
   }
   config.checkpoint = {
     "every": 100,  # steps
-    "keep": 2,  # newest ones, beside the best
-    "best_metric": "mean_R@1",
-    "best_mode": "max",
+    "retention": {
+      "keep": 2,  # newest ones, beside the best
+      "best_metric": "mean_R@1",
+      "best_mode": "max",
+    },
   }
   return config

@@ -23,9 +23,10 @@ from pmrl_jax.evaluation.retrieval import (
   cross_modal_retrieval,
   retrieval_metrics,
 )
-from pmrl_jax.evaluation.summary import evaluate, summary_table
+from pmrl_jax.evaluation.summary import SCALARS, evaluate, summary_table
 
 __all__ = [
+  "SCALARS",
   "Display",
   "EmbeddingSet",
   "PairCosines",

@@ -15,6 +15,14 @@ from pmrl_jax.evaluation.diagnostics import (
 from pmrl_jax.evaluation.embedding_set import REST, EmbeddingSet
 from pmrl_jax.evaluation.retrieval import cross_modal_retrieval
 
+# The numbers of a summary by which checkpoints can be ranked.
+SCALARS = (
+  "mean_R@1",
+  "mean_mAP",
+  "rest_R@1",
+  "flipped_share",
+  "between_cosine",
+)
 _WIDTH = 80
 
 

@@ -4,7 +4,11 @@ Nothing here knows an encoder, a data set or a metric: the model's apply
 function, the loss, the iterator and the evaluator are handed in.
 """
 
-from pmrl_jax.training.checkpoint import Checkpointer, CheckpointError
+from pmrl_jax.training.checkpoint import (
+  Checkpointer,
+  CheckpointError,
+  check_retention,
+)
 from pmrl_jax.training.loop import (
   Interrupted,
   NonFiniteError,
@@ -33,6 +37,7 @@ __all__ = [
   "Schedule",
   "TrainState",
   "check_batch_size",
+  "check_retention",
   "check_schedule",
   "create_state",
   "data_mesh",

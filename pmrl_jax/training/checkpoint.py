@@ -30,6 +30,21 @@ class Restored(NamedTuple):
   skipped: tuple[str, ...]  # newer checkpoints that are damaged, and why
 
 
+def check_retention(*, keep: int, best_metric: str, best_mode: str) -> None:
+  """Checks which checkpoints are to be kept; see `Checkpointer`.
+
+  Raises:
+    ValueError: If `keep` is not positive, there is no metric or the mode is
+      unknown.
+  """
+  if keep < 1:
+    raise ValueError(f"keep must be at least 1, got {keep}")
+  if not best_metric:
+    raise ValueError("best_metric must name a metric, got an empty string")
+  if best_mode not in ("max", "min"):
+    raise ValueError(f"best_mode must be 'max' or 'min', got {best_mode!r}")
+
+
 class Checkpointer:
   """The checkpoints of one run: `<folder>/<step>/`.
 
@@ -57,12 +72,9 @@ class Checkpointer:
       read_only: Whether to only read; the folder must exist then.
 
     Raises:
-      ValueError: If `keep` is not positive or the mode is unknown.
+      ValueError: See `check_retention`.
     """
-    if keep < 1:
-      raise ValueError(f"keep must be at least 1, got {keep}")
-    if best_mode not in ("max", "min"):
-      raise ValueError(f"best_mode must be 'max' or 'min', got {best_mode!r}")
+    check_retention(keep=keep, best_metric=best_metric, best_mode=best_mode)
     self._folder = Path(folder).absolute()
     self._best_metric = best_metric
 

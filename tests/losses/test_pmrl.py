@@ -93,10 +93,11 @@ def test_content_of_an_absent_modality_never_matters(
 
 
 def test_solvers_agree(rng, grad_of_pmrl):
+  x = alike(rng)
   for orientation, contrast in itertools.product(ORIENTATIONS, CONTRASTS):
     by_svd, by_gram = (
       grad_of_pmrl(
-        alike(rng),
+        x,
         WHERE,
         IDS,
         orientation=orientation,
