@@ -65,7 +65,9 @@ def _parse(argv: list[str]) -> list[str]:
     return flags.FLAGS(argv)
   except flags.Error as error:
     message = f"{error}; {_expected(str(error), path)}"
-  except (AttributeError, KeyError):
+  except (AttributeError, KeyError) as error:
+    if "'get_config'" in str(error):
+      _fail(f"the config file {path} has no function get_config()")
     # An override of what is not there; or a bug in the file, and then loading
     # it alone shows it again.
     message = _unknown_key(argv, path)
@@ -114,11 +116,16 @@ def _unknown_key(argv: list[str], path: str | None) -> str:
   overrides = [a.lstrip("-") for a in argv[1:] if a.startswith("--config.")]
   keys = [o.split("=")[0].removeprefix("config.") for o in overrides]
   unknown = [key for key in keys if key not in known]
-  message = f"the config {path} has no key {', '.join(unknown)}"
+  lines = []
   for key in unknown:
-    if close := difflib.get_close_matches(key, known, n=3, cutoff=0.5):
-      message += f"; did you mean {' or '.join(close)}?"
-  return f"{message}\nIts keys are: {', '.join(known)}"
+    close = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    advice = (
+      f"did you mean {' or '.join(close)}?"
+      if close
+      else f"its keys are: {', '.join(known)}"
+    )
+    lines.append(f"the config {path} has no key {key}; {advice}")
+  return "\n".join(lines)
 
 
 def leaves(

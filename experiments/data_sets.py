@@ -2,6 +2,7 @@
 
 import functools
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,16 @@ from pmrl_jax.data import (
   vision,
 )
 from pmrl_jax.evaluation import Display
+
+# What NumPy and zipfile raise when a file is something else, or damaged.
+_DAMAGED = (
+  EOFError,
+  RuntimeError,
+  TypeError,
+  ValueError,
+  zipfile.BadZipFile,
+  zlib.error,
+)
 
 
 class Data(NamedTuple):
@@ -171,9 +182,10 @@ def _read_arrays(path: str, modalities: Sequence[str]) -> ArraySource:
       "config.data.test to .npz files"
     )
   try:
-    with np.load(path, allow_pickle=False) as file:
-      arrays = {name: file[name] for name in file.files}
-  except (ValueError, zipfile.BadZipFile, EOFError) as error:
+    # Opened here: NumPy forgets to close a file that is no archive.
+    with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
+      arrays = {name: content[name] for name in content.files}
+  except _DAMAGED as error:
     raise ValueError(
       f"{path} is no .npz file of plain arrays: {error}"
     ) from None

@@ -47,7 +47,13 @@ def evaluate(folder: Path, which: str, output: Path) -> None:
   checkpointer = build.build_checkpointer(config, folder, read_only=True)
   step = _choose_step(checkpointer, which)
   run = build.build_run(config)
-  state = checkpointer.restore_step(step, run.state)
+  try:
+    state = checkpointer.restore_step(step, run.state)
+  except Exception as error:  # orbax and its readers raise many types
+    raise training.CheckpointError(
+      f"the checkpoint of step {step} in {folder} is damaged; --step can be "
+      f"any of {checkpointer.steps()}. {type(error).__name__}: {error}"
+    ) from error
   results.write_results(
     output,
     history=_history(folder, step),

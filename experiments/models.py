@@ -92,4 +92,15 @@ def _encoder(modality: str, fields: dict[str, Any]) -> nn.Module:
   ]
   if missing:
     raise ValueError(f"{where} lacks the fields {missing} of a {kind}")
+  for name, value in fields.items():
+    if isinstance(value, int | float):
+      _check_range(f"{where}.{name}", value, declared[name].default)
   return _ENCODERS[kind](**fields)
+
+
+def _check_range(where: str, value: float, default: Any) -> None:
+  """Checks a number; 0 switches off what is off by default."""
+  if value < 0 or (value == 0 and default != 0):
+    raise ValueError(f"{where} must be positive, got {value}")
+  if where.endswith("dropout_rate") and value >= 1:
+    raise ValueError(f"{where} must be less than 1, got {value}")

@@ -48,7 +48,6 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
   """
   # All that can be wrong is built before the folder is touched.
   workdirs.check(workdir, config)
-  run = build.build_run(config)
   schedule = training.Schedule(
     steps=config.steps,
     log_every=config.log_every,
@@ -56,6 +55,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     checkpoint_every=config.checkpoint.every,
   )
   training.check_schedule(schedule)
+  run = build.build_run(config)
   training.check_batch_size(config.batch_size, run.mesh)
   iterator = training_iterator(
     run.data.train,

@@ -20,6 +20,7 @@ import pmrl_jax
 from experiments.cli import leaves
 
 _CONFIG = "config.json"
+_SECTIONS = {"checkpoint", "data", "evaluation", "loss", "model", "optimizer"}
 _SESSIONS = "sessions.jsonl"
 _PACKAGES = (
   "jax",
@@ -67,8 +68,12 @@ def check(workdir: Path, config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: If not; names the keys that differ.
   """
-  if workdir.exists() and not workdir.is_dir():
-    raise ValueError(f"the workdir {workdir} is a file; choose a folder")
+  for path in (workdir, *workdir.parents):
+    if path.is_file():
+      raise ValueError(
+        f"the workdir {workdir} cannot be a folder, since {path} is a file; "
+        "choose another --workdir"
+      )
   if not workdir.exists() or not any(workdir.iterdir()):
     return
   if not (workdir / _CONFIG).exists():
@@ -83,7 +88,7 @@ def check(workdir: Path, config: ml_collections.ConfigDict) -> None:
     )
   saved = dict(leaves(read_config(workdir)))
   # Through JSON, so that tuples and lists are the same.
-  ours = dict(leaves(_from_json(config.to_json())))
+  ours = dict(leaves(ml_collections.ConfigDict(json.loads(config.to_json()))))
   differing = [
     f"{key}: {saved.get(key, 'absent')!r} there, {ours.get(key, 'absent')!r} "
     "now"
@@ -111,13 +116,15 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
       f"{workdir} holds no run: there is no {_CONFIG} in it"
     )
   try:
-    return _from_json(path.read_text())
+    config = json.loads(path.read_text())
   except (json.JSONDecodeError, UnicodeDecodeError) as error:
     raise ValueError(f"{path} cannot be read: {error}") from None
-
-
-def _from_json(text: str) -> ml_collections.ConfigDict:
-  return ml_collections.ConfigDict(json.loads(text))
+  if not isinstance(config, dict) or not _SECTIONS <= set(config):
+    raise ValueError(
+      f"{workdir} holds no run: its {_CONFIG} is something else (a run's has "
+      f"{', '.join(sorted(_SECTIONS))})"
+    )
+  return ml_collections.ConfigDict(config)
 
 
 def log_session(workdir: Path, step: int, notes: list[str]) -> None:

@@ -244,17 +244,12 @@ def _others(
     Directions `[batch, modality, dim]`, and `[batch, modality]` bool: where
     both the modality and one other are present.
   """
-  num_modalities = z.shape[1]
-  others = jnp.array(
-    [
-      [other for other in range(num_modalities) if other != modality]
-      for modality in range(num_modalities)
-    ]
-  )
+  itself = jnp.eye(z.shape[1], dtype=bool)[None]
+  others = where[:, None] & ~itself  # [batch, modality, other]
   keys = leading_direction_of(
-    z[:, others], where[:, others], solver=solver, orientation=orientation
+    z[:, None], others, solver=solver, orientation=orientation
   )
-  return keys, where & jnp.any(where[:, others], axis=2)
+  return keys, where & jnp.any(others, axis=2)
 
 
 def _pairs(

@@ -137,9 +137,21 @@ def spectrum_of(
 def leading_direction_of(
   z: jax.Array, where: jax.Array, *, solver: Solver, orientation: Orientation
 ) -> jax.Array:
-  """Returns the direction alone; a consensus needs no decomposition for it."""
+  """Returns the leading direction of any subset of prepared embeddings.
+
+  Args:
+    z: `[..., modality, dim]`, prepared; leading axes may be 1 to broadcast.
+    where: `[..., modality]` bool, the subset.
+    solver: as in `singular_spectrum`.
+    orientation: as in `singular_spectrum`.
+
+  Returns:
+    `[..., dim]` unit vectors.
+  """
   if orientation == "consensus":
+    # Neither a decomposition nor a copy of the embeddings per subset.
     return unit(_combine(z, _uniform(z, where)))
+  z = jnp.where(where[..., None], z, 0)
   return spectrum_of(
     z, where, solver=solver, orientation=orientation
   ).leading_direction

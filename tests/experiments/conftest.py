@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import threadpoolctl
 from absl.testing import flagsaver
 
 from experiments import cli
@@ -28,6 +29,13 @@ class Ended(NamedTuple):
   code: int
   out: str
   err: str
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+  """Tests run side by side; threads that spin would steal their time."""
+  with threadpoolctl.threadpool_limits(1):
+    yield
 
 
 @pytest.fixture(scope="session")
@@ -80,8 +88,7 @@ def environment(once):
     # Programs that differ in nothing but their past compile once.
     "JAX_COMPILATION_CACHE_DIR": str(once("compiled", lambda folder: None)),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    # Tests run side by side; threads that spin would steal their time.
-    "OMP_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",  # see `one_thread`
   }
 
 
@@ -123,6 +130,8 @@ def call(monkeypatch, capfd):
 
   def call_program(main, *arguments):
     monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
+    # The last config file: the next one would be loaded on top of it.
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)
     capfd.readouterr()
     with (
       flagsaver.flagsaver(),
@@ -156,6 +165,33 @@ def write_arrays():
       np.savez(folder / f"{name}.npz", **arrays)
 
   return write
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(once, run, write_arrays):
+  """A working folder with a run of `tiny_config.py` that nothing disturbed.
+
+  Do not change it: take a `copy_of_tiny_folder`. What the run said is in
+  out.txt and err.txt.
+  """
+
+  def fill(folder):
+    write_arrays(folder)
+    ended = run("train", f"--config={TINY}", cwd=folder)
+    assert ended.code == 0, ended.err
+    (folder / "out.txt").write_text(ended.out)
+    (folder / "err.txt").write_text(ended.err)
+
+  return once("tiny", fill)
+
+
+@pytest.fixture
+def copy_of_tiny_folder(tiny_folder, tmp_path, monkeypatch):
+  """A copy of `tiny_folder` as the working folder."""
+  folder = tmp_path / "copy"
+  shutil.copytree(tiny_folder, folder)
+  monkeypatch.chdir(folder)
+  return folder
 
 
 @pytest.fixture

@@ -19,6 +19,9 @@ ALL_OPTIONS = list(
   )
 )
 
+# Compilation is most of the time of these tests; this halves it.
+QUICKLY = {"xla_backend_optimization_level": 0}
+
 
 def pytest_generate_tests(metafunc):
   """Runs a test that names all three options once for each combination."""
@@ -172,8 +175,7 @@ def x64():
 def grad_of_pmrl():
   """`run(x, where, ids, **options)` gives a `PMRLLoss` and its gradient.
 
-  Compiled once per combination of options, dtype and shape: most of the time
-  of these tests is compilation.
+  Compiled once per combination of options, dtype and shape.
   """
 
   @functools.cache
@@ -189,7 +191,9 @@ def grad_of_pmrl():
       )
       return result.loss, result
 
-    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+    return jax.jit(
+      jax.value_and_grad(loss, has_aux=True), compiler_options=QUICKLY
+    )
 
   def run(x, where=None, ids=None, **options):
     where = np.ones(x.shape[:2], bool) if where is None else where
@@ -216,7 +220,9 @@ def grad_of_spectrum():
       total = sum(jnp.sum(a * b) for a, b in zip(spectrum, weights))
       return total, spectrum
 
-    return jax.jit(jax.value_and_grad(project, has_aux=True))
+    return jax.jit(
+      jax.value_and_grad(project, has_aux=True), compiler_options=QUICKLY
+    )
 
   def run(x, where=None, **options):
     where = np.ones(x.shape[:2], bool) if where is None else where

@@ -136,15 +136,13 @@ def test_loss_is_invariant_to_order_rotation_and_length(
     chex.assert_trees_all_close(actual, expected, rtol=1e-9)
 
 
-@pytest.mark.parametrize("contrast", CONTRASTS)
-def test_an_absent_modality_is_a_removed_one(rng, x64, grad_of_pmrl, contrast):
-  x = rng.normal(size=SHAPE)
-  options = {**DEFAULTS, "contrast": contrast}
+def test_an_absent_modality_is_a_removed_one(rng, grad_of_pmrl):
+  x = rng.normal(size=SHAPE).astype(np.float32)
   where = np.broadcast_to([True, False, True, True], SHAPE[:2])
-  masked, gradient = grad_of_pmrl(x, where, **options)
-  removed, rest = grad_of_pmrl(x[:, [0, 2, 3]], **options)
-  chex.assert_trees_all_close(masked[:3], removed[:3], rtol=1e-9)
-  chex.assert_trees_all_close(gradient[:, [0, 2, 3]], rest, rtol=1e-9)
+  masked, gradient = grad_of_pmrl(x, where, **DEFAULTS)
+  removed, rest = grad_of_pmrl(x[:, [0, 2, 3]], **DEFAULTS)
+  chex.assert_trees_all_close(masked[:3], removed[:3], rtol=1e-5)
+  chex.assert_trees_all_close(gradient[:, [0, 2, 3]], rest, atol=1e-5)
   assert np.all(gradient[:, 1] == 0)
 
 
