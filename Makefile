@@ -4,7 +4,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 ENV := .venv/$(VERSION)
 BIN := $(ENV)/bin
 CONFIG ?= experiments/configs/tri_modal.py
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: help train test check format clean
 .DEFAULT_GOAL := help

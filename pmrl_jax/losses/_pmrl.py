@@ -26,7 +26,7 @@ from pmrl_jax.losses._spectrum import (
   Orientation,
   Solver,
   Spectrum,
-  leading_direction_of,
+  spectrum_and_others,
   spectrum_of,
 )
 
@@ -193,19 +193,23 @@ def pmrl_loss(
   check_choice(solver, "solver", get_args(Solver))
 
   z, where = prepare(embeddings, where, normalize)
-  spectrum = spectrum_of(z, where, solver=solver, orientation=orientation)
+  if contrast == "modalities":
+    spectrum, others = spectrum_and_others(
+      z, where, solver=solver, orientation=orientation
+    )
+    has_other = _num_present(where)[:, None] >= 2
+    queries, keys, present = z, others, where & has_other
+  else:
+    spectrum = spectrum_of(z, where, solver=solver, orientation=orientation)
+    if contrast == "directions":
+      u = spectrum.leading_direction[:, None]
+      queries, keys, present = u, u, jnp.any(where, axis=1, keepdims=True)
+    else:
+      queries, keys, present = _pairs(z, where)
+
   alignment = _mean(
     _align(spectrum, where, alignment_temperature), _num_present(where) >= 2
   )
-
-  if contrast == "directions":
-    u = spectrum.leading_direction[:, None]
-    queries, keys, present = u, u, jnp.any(where, axis=1, keepdims=True)
-  elif contrast == "modalities":
-    queries = z
-    keys, present = _others(z, where, solver, orientation)
-  else:
-    queries, keys, present = _pairs(z, where)
   instance = _contrast_all(
     queries,
     keys,
@@ -227,29 +231,6 @@ def _align(
   index = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
   takes_part = index < _num_present(where)[:, None]
   return cross_entropy(logits[:, 0], logits[:, 1:], takes_part[:, 1:], axis=1)
-
-
-def _others(
-  z: jax.Array, where: jax.Array, solver: Solver, orientation: Orientation
-) -> tuple[jax.Array, jax.Array]:
-  """Returns the leading direction of all but one modality, for each of them.
-
-  Args:
-    z: `[batch, modality, dim]`, prepared.
-    where: `[batch, modality]` bool.
-    solver: as in `pmrl_loss`.
-    orientation: as in `pmrl_loss`.
-
-  Returns:
-    Directions `[batch, modality, dim]`, and `[batch, modality]` bool: where
-    both the modality and one other are present.
-  """
-  itself = jnp.eye(z.shape[1], dtype=bool)[None]
-  others = where[:, None] & ~itself  # [batch, modality, other]
-  keys = leading_direction_of(
-    z[:, None], others, solver=solver, orientation=orientation
-  )
-  return keys, where & jnp.any(others, axis=2)
 
 
 def _pairs(

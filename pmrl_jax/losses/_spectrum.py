@@ -134,27 +134,41 @@ def spectrum_of(
   return Spectrum(singular_values, direction, weights)
 
 
-def leading_direction_of(
+def spectrum_and_others(
   z: jax.Array, where: jax.Array, *, solver: Solver, orientation: Orientation
-) -> jax.Array:
-  """Returns the leading direction of any subset of prepared embeddings.
+) -> tuple[Spectrum, jax.Array]:
+  """Returns the spectrum, and what all modalities but one agree on.
 
   Args:
-    z: `[..., modality, dim]`, prepared; leading axes may be 1 to broadcast.
-    where: `[..., modality]` bool, the subset.
+    z: `[batch, modality, dim]`, prepared.
+    where: `[batch, modality]` bool.
     solver: as in `singular_spectrum`.
     orientation: as in `singular_spectrum`.
 
   Returns:
-    `[..., dim]` unit vectors.
+    The spectrum of all present modalities, and `[batch, modality, dim]`: for
+    every modality the leading direction of the other present ones.
   """
+  itself = jnp.eye(z.shape[1], dtype=bool)[None]
+  others = where[:, None] & ~itself  # [batch, modality, other]
   if orientation == "consensus":
-    # Neither a decomposition nor a copy of the embeddings per subset.
-    return unit(_combine(z, _uniform(z, where)))
-  z = jnp.where(where[..., None], z, 0)
-  return spectrum_of(
-    z, where, solver=solver, orientation=orientation
-  ).leading_direction
+    # Neither a decomposition nor a copy of the embeddings per modality.
+    directions = unit(_combine(z[:, None], _uniform(z, others)))
+    return (
+      spectrum_of(z, where, solver=solver, orientation=orientation),
+      directions,
+    )
+  # One batch of decompositions, not two side by side: on a CPU with two cores
+  # each would wait for a thread that the other one occupies.
+  subsets = jnp.concatenate([where[:, None], others], axis=1)
+  spectra = spectrum_of(
+    jnp.where(subsets[..., None], z[:, None], 0),
+    subsets,
+    solver=solver,
+    orientation=orientation,
+  )
+  everything = Spectrum(*(field[:, 0] for field in spectra))
+  return everything, spectra.leading_direction[:, 1:]
 
 
 def _lift(z: jax.Array, where: jax.Array) -> jax.Array:

@@ -228,52 +228,44 @@ def test_evaluation_repeats_the_summary(copy, run, main_job):
 
 
 def test_evaluation_of_the_best_step_goes_where_it_should(
-  call, main_job, tmp_path, tree
+  call, copy_of_tiny_folder, tree
 ):
-  before = tree(main_job)
-  output = tmp_path / "best"
+  workdir = copy_of_tiny_folder / "runs" / "tiny_config"
+  before = tree(workdir)
   ended = call(
-    evaluate.main,
-    f"--workdir={main_job}",
-    "--step=best",
-    f"--output={output}",
+    evaluate.main, f"--workdir={workdir}", "--step=best", "--output=best"
   )
   assert ended.code == 0, ended.err
-  saved = {int(path.name) for path in (main_job / "checkpoints").iterdir()}
+  saved = {int(path.name) for path in (workdir / "checkpoints").iterdir()}
   scores = {
     row["step"]: row["mean_R@1"]
-    for row in _rows(main_job, "eval")
+    for row in _rows(workdir, "eval")
     if row["step"] in saved
   }
+  output = copy_of_tiny_folder / "best"
   best = _summary(output)
   assert scores[best["steps"]] == max(scores.values())
-  assert best["mean_R@1"] == pytest.approx(max(scores.values()), abs=0.02)
+  assert best["mean_R@1"] == pytest.approx(max(scores.values()), abs=0.05)
   assert (output / "report.html").exists()
-  assert tree(main_job) == before
+  assert tree(workdir) == before
 
 
-def test_eight_devices_train_as_one(main_job, tmp_path):
-  train.train(_small(tri_modal.get_config), tmp_path / "run")
-  session = json.loads((tmp_path / "run" / "sessions.jsonl").read_text())
+def test_eight_devices_train_as_one(tiny_folder, tiny, here):
+  train.train(tiny, here / "run")
+  session = json.loads((here / "run" / "sessions.jsonl").read_text())
   assert session["devices"] == "8 x cpu"
-  for kind, tolerance in (("train", 1e-3), ("eval", 2e-3)):
-    for one, eight in zip(
-      _rows(main_job, kind), _rows(tmp_path / "run", kind), strict=True
-    ):
-      # Ranks are counted: a near tie may fall the other way.
-      ranks = {name for name in one if "R@1" in name or "mAP" in name}
-      chex.assert_trees_all_close(
-        {name: one[name] for name in set(one) - ranks - {"kind"}},
-        {name: eight[name] for name in set(eight) - ranks - {"kind"}},
-        rtol=tolerance,
-        atol=tolerance,
-      )
-      for name in ranks - {"R@1"}:
-        assert one[name] == pytest.approx(eight[name], abs=0.02)
+  one = _rows(tiny_folder / "runs" / "tiny_config", "train")
+  eight = _rows(here / "run", "train")
+  assert len(one) == len(eight) == 60
+  # Rounding differs, and the steps make it grow.
+  for steps, tolerance in ((slice(10), 1e-4), (slice(60), 5e-3)):
+    for row, other in zip(one[steps], eight[steps]):
+      for name in ("loss", "alignment", "instance", "grad_norm"):
+        assert row[name] == pytest.approx(other[name], rel=tolerance)
 
 
 def test_four_modalities_train(tmp_path):
-  config = _small(four_modal.get_config)
+  config = _small(four_modal.get_config, **{"evaluation.every": STEPS})
   train.train(config, tmp_path / "run")
   summary = _summary(tmp_path / "run")
   assert summary["modalities"] == ["image", "speech", "text", "pen"]
@@ -286,7 +278,7 @@ def test_six_views_train_in_bfloat16(tmp_path, saved_state):
     six_views.get_config,
     {"width": 8},
     precision="bfloat16",
-    **{"evaluation.batch_size": 600},
+    **{"evaluation.every": STEPS},
   )
   train.train(config, tmp_path / "run")
   summary = _summary(tmp_path / "run")

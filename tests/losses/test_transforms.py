@@ -115,3 +115,21 @@ def test_float64_stays_float64(rng, x64, name):
     value_and_grad(name), *inputs(rng, BATCH, dtype=np.float64)
   )
   assert all(leaf.dtype == np.float64 for leaf in jax.tree.leaves(outputs))
+
+
+@pytest.mark.parametrize("solver", ["svd", "gram"])
+@pytest.mark.parametrize("contrast", ["directions", "modalities", "pairs"])
+@pytest.mark.parametrize("orientation", ["free", "lifted", "consensus"])
+def test_a_step_holds_one_batch_of_decompositions(
+  orientation, contrast, solver
+):
+  # Two side by side can block each other in the CPU's thread pool.
+  def loss(x):
+    return pmrl_loss(
+      x, orientation=orientation, contrast=contrast, solver=solver
+    ).loss
+
+  example = jax.ShapeDtypeStruct((BATCH, 3, 4), jnp.float32)
+  program = quickly_jit(jax.value_and_grad(loss)).lower(example).compile()
+  calls = re.findall(r'custom_call_target="lapack_\w+"', program.as_text())
+  assert len(calls) == 1
