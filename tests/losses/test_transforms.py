@@ -117,9 +117,6 @@ def test_float64_stays_float64(rng, x64, name):
   assert all(leaf.dtype == np.float64 for leaf in jax.tree.leaves(outputs))
 
 
-@pytest.mark.parametrize("solver", ["svd", "gram"])
-@pytest.mark.parametrize("contrast", ["directions", "modalities", "pairs"])
-@pytest.mark.parametrize("orientation", ["free", "lifted", "consensus"])
 def test_a_step_holds_one_batch_of_decompositions(
   orientation, contrast, solver
 ):
