@@ -31,11 +31,17 @@ class Ended(NamedTuple):
   err: str
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-  """Tests run side by side; threads that spin would steal their time."""
+@pytest.fixture(autouse=True, scope="module")
+def quick_programs():
+  """Makes the programs that run in this process cost less.
+
+  Most of it is compiling. And tests run side by side, where threads that spin
+  steal each other's time.
+  """
+  jax.config.update("jax_disable_most_optimizations", True)
   with threadpoolctl.threadpool_limits(1):
     yield
+  jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +94,7 @@ def environment(once):
     # Programs that differ in nothing but their past compile once.
     "JAX_COMPILATION_CACHE_DIR": str(once("compiled", lambda folder: None)),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "OMP_NUM_THREADS": "1",  # see `one_thread`
+    "OMP_NUM_THREADS": "1",  # see `quick_programs`
   }
 
 

@@ -3,13 +3,16 @@
 import importlib
 from pathlib import Path
 
+import chex
 import jax
-import numpy as np
 import pytest
 
 import experiments.configs
-from experiments import build, data_sets, results
-from pmrl_jax import training
+from experiments import build
+from experiments.data_sets import load_data, load_transforms
+from experiments.models import build_model
+from pmrl_jax import evaluation, training
+from pmrl_jax.data import evaluation_batches
 
 CONFIGS = sorted(
   path.stem
@@ -44,33 +47,39 @@ def test_config_fits_its_data_and_the_objective(name, tmp_path, write_arrays):
     write_arrays(tmp_path, first=lambda x: x, second=lambda x: x**2)
     for split in ("train", "test"):
       config.data[split] = str(tmp_path / f"{split}.npz")
-  data = data_sets.load_data(config)
-  results.check(config, data)
-  data_sets.load_transforms(config, data.train.modalities)
-  model = build.build_model(config, data)
-  optimizer, schedule = build.build_optimizer(config)
-  state = jax.eval_shape(
-    lambda: build.initial_state(model, data, optimizer, config.seed)
+  data = load_data(config)
+  load_transforms(config, data.train.modalities)
+  optimizer, learning_rate = training.make_optimizer(
+    steps=config.steps, **config.optimizer
   )
-  batch = {
-    "inputs": {
-      modality: np.zeros((8, *spec.shape), spec.dtype)
-      for modality, spec in data.train.spec.items()
-    },
-    "where": np.ones((8, len(data.train.modalities)), bool),
-    "ids": np.arange(8, dtype=np.int32),
-  }
-  step = training.make_train_step(
-    build.build_objective(config, model),
-    optimizer,
-    schedule=schedule,
-    seed=config.seed,
-    max_skipped=config.max_skipped,
+  run = build.Run(
     mesh=training.data_mesh(),
+    data=data,
+    model=build_model(config, data),
+    optimizer=optimizer,
+    learning_rate=learning_rate,
+    state=None,
+    embed=None,
   )
+  batch = build.model_inputs(next(evaluation_batches(data.test, batch_size=8)))
+  # Shapes alone: nothing is compiled.
+  state = jax.eval_shape(
+    lambda: training.create_state(
+      run.model.init(jax.random.key(0), batch["inputs"])["params"], optimizer
+    )
+  )
+  step = build.build_train_step(config, run)
   after, metrics = jax.eval_shape(step, state, batch)
-  assert jax.tree.structure(after) == jax.tree.structure(state)
-  for before, now in zip(jax.tree.leaves(state), jax.tree.leaves(after)):
-    assert (before.shape, before.dtype) == (now.shape, now.dtype)
+  chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
   assert {"loss", "alignment", "instance"} <= set(metrics)
   assert all(value.shape == () for value in metrics.values())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_evaluates_and_saves_before_it_ends(name):
+  config = _config(name).get_config()
+  assert config.evaluation.level in ("class", "instance")
+  assert config.evaluation.every < config.steps
+  assert config.checkpoint.every < config.steps
+  training.check_retention(**config.checkpoint.retention)
+  assert config.checkpoint.retention.best_metric in evaluation.SCALARS

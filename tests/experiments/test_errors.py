@@ -48,7 +48,7 @@ OVERRIDES = {
     ["learning_rate=fast", "expected float"],
   ),
   "number for a section": (["loss=3"], ["config.loss=3", "one by one"]),
-  "no steps": (["steps=0"], ["steps must be", "positive", "got 0"]),
+  "no steps": (["steps=0"], ["steps must be at least 1 step, got 0"]),
   "warm-up too long": (["steps=2"], ["warmup_steps", "2 steps", "got 2"]),
   "never logs": (["log_every=0"], ["log_every", "at least 1", "got 0"]),
   "never saves": (["checkpoint.every=0"], ["checkpoint_every", "got 0"]),
