@@ -124,13 +124,14 @@ def _objective(
   def objective(
     params: Any, batch: Mapping[str, Any], key: jax.Array
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    embeddings, where = model.apply(
+    outputs: Any = model.apply(
       {"params": params},
       batch["inputs"],
       where=batch["where"],
       train=True,
       rngs={"dropout": key},
     )
+    embeddings, where = outputs
     loss, alignment, instance, _ = pmrl_loss(
       embeddings, where=where, ids=batch["ids"], **arguments
     )

@@ -14,7 +14,11 @@ from pmrl_jax.encoders.audio import SpectrogramTransformer, log_mel_spectrogram
 from pmrl_jax.encoders.multimodal import MultimodalEncoder
 from pmrl_jax.encoders.tabular import TableEncoder, TrajectoryTransformer
 from pmrl_jax.encoders.text import CharacterTransformer
-from pmrl_jax.encoders.transformer import Transformer, masked_mean
+from pmrl_jax.encoders.transformer import (
+  Transformer,
+  TransformerEncoder,
+  masked_mean,
+)
 from pmrl_jax.encoders.vision import VisionTransformer
 
 __all__ = [
@@ -24,6 +28,7 @@ __all__ = [
   "TableEncoder",
   "TrajectoryTransformer",
   "Transformer",
+  "TransformerEncoder",
   "VisionTransformer",
   "log_mel_spectrogram",
   "masked_mean",

@@ -13,9 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 
-from pmrl_jax.encoders.transformer import Transformer, masked_mean
+from pmrl_jax.encoders.transformer import TransformerEncoder
 
 # Power floor of the logarithm, 85 dB below a full-scale sine in its mel band.
 _POWER_FLOOR = 1e-5
@@ -126,7 +125,7 @@ def _windowed_fourier(
   return transform.real.astype(np.float32), transform.imag.astype(np.float32)
 
 
-class SpectrogramTransformer(nn.Module):
+class SpectrogramTransformer(TransformerEncoder, kw_only=True):
   """A transformer over time slices of the log-mel spectrogram.
 
   Reference: Gong et al., AST: Audio Spectrogram Transformer, arXiv
@@ -136,33 +135,21 @@ class SpectrogramTransformer(nn.Module):
 
   Attributes:
     sample_rate: Sampling rate of the input in Hz.
-    width: Token width.
-    depth: Number of transformer blocks.
-    num_heads: Attention heads.
     num_mels: Number of mel filters.
     frames_per_token: Spectrogram frames (10 ms each) in one token.
-    mlp_ratio: Hidden width of the MLP over the width.
-    dropout_rate: Dropout on the residual branches.
     max_masked_mels: Widest band of mel filters that is masked in training;
       0 turns it off.
     max_masked_frames: Longest span of frames that is masked in training; 0
       turns it off.
-    dtype: Computation dtype; the spectrogram is float32 whatever it is.
-    param_dtype: Parameter dtype.
+    The others: See `TransformerEncoder`; the spectrogram is float32 whatever
+      `dtype` is.
   """
 
   sample_rate: int
-  width: int
-  depth: int
-  num_heads: int
   num_mels: int = 40
   frames_per_token: int = 4
-  mlp_ratio: float = 4.0
-  dropout_rate: float = 0.0
   max_masked_mels: int = 0
   max_masked_frames: int = 0
-  dtype: DTypeLike = jnp.float32
-  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, waveform: jax.Array, *, train: bool) -> jax.Array:
@@ -196,17 +183,8 @@ class SpectrogramTransformer(nn.Module):
     b, t, f = x.shape
     n = self.frames_per_token
     x = jnp.pad(x, ((0, 0), (0, -t % n), (0, 0))).reshape(b, -1, n * f)
-    types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-    tokens = nn.Dense(self.width, **types, name="patch_embedding")(x)
-    tokens = Transformer(
-      depth=self.depth,
-      num_heads=self.num_heads,
-      mlp_ratio=self.mlp_ratio,
-      dropout_rate=self.dropout_rate,
-      **types,
-      name="transformer",
-    )(tokens, train=train)
-    return masked_mean(tokens)
+    tokens = self.project(x, name="patch_embedding")
+    return self.encode(tokens, train=train)
 
   def _mask_span(self, x: jax.Array, *, axis: int, longest: int) -> jax.Array:
     """Sets one random span per recording to 0, the recording's mean."""

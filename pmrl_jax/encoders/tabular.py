@@ -1,11 +1,13 @@
 """Tables and trajectories: rows of numbers, and short sequences of points."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from pmrl_jax.encoders.transformer import Transformer, masked_mean
+from pmrl_jax.encoders.transformer import TransformerEncoder
 
 
 class TableEncoder(nn.Module):
@@ -52,7 +54,10 @@ class TableEncoder(nn.Module):
         f"TableEncoder expects rows [batch, feature], got shape "
         f"{features.shape}"
       )
-    types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+    types: dict[str, Any] = {
+      "dtype": self.dtype,
+      "param_dtype": self.param_dtype,
+    }
     x = nn.Dropout(self.input_dropout_rate, deterministic=not train)(features)
     x = nn.Dense(self.width, **types, name="input")(x)
     for block in range(self.depth):
@@ -64,26 +69,11 @@ class TableEncoder(nn.Module):
     return nn.LayerNorm(**types, name="final_norm")(x)
 
 
-class TrajectoryTransformer(nn.Module):
+class TrajectoryTransformer(TransformerEncoder):
   """A transformer over the points of a trajectory, one token a point.
 
-  Attributes:
-    width: Token width.
-    depth: Number of transformer blocks.
-    num_heads: Attention heads.
-    mlp_ratio: Hidden width of the MLP over the width.
-    dropout_rate: Dropout on the residual branches.
-    dtype: Computation dtype.
-    param_dtype: Parameter dtype.
+  Its attributes are those of `TransformerEncoder`.
   """
-
-  width: int
-  depth: int
-  num_heads: int
-  mlp_ratio: float = 4.0
-  dropout_rate: float = 0.0
-  dtype: DTypeLike = jnp.float32
-  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, points: jax.Array, *, train: bool) -> jax.Array:
@@ -108,16 +98,7 @@ class TrajectoryTransformer(nn.Module):
     # The step to the next point tells the direction of the pen, which a
     # single position does not.
     steps = jnp.diff(points, axis=1, append=points[:, -1:])
-    types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-    tokens = nn.Dense(self.width, **types, name="point_embedding")(
-      jnp.concatenate([points, steps], axis=-1)
+    tokens = self.project(
+      jnp.concatenate([points, steps], axis=-1), name="point_embedding"
     )
-    tokens = Transformer(
-      depth=self.depth,
-      num_heads=self.num_heads,
-      mlp_ratio=self.mlp_ratio,
-      dropout_rate=self.dropout_rate,
-      **types,
-      name="transformer",
-    )(tokens, train=train)
-    return masked_mean(tokens)
+    return self.encode(tokens, train=train)

@@ -5,6 +5,8 @@ pre-norm order of Xiong et al., On Layer Normalization in the Transformer
 Architecture, arXiv 2002.04745, which trains without a long warm-up.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -58,7 +60,10 @@ class Transformer(nn.Module):
         f"the token width must be a multiple of num_heads, got width {width} "
         f"and {self.num_heads} heads; change one of the two"
       )
-    types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+    types: dict[str, Any] = {
+      "dtype": self.dtype,
+      "param_dtype": self.param_dtype,
+    }
     positions = self.param(
       "positions",
       nn.initializers.normal(0.02),
@@ -82,6 +87,61 @@ class Transformer(nn.Module):
       y = nn.Dense(width, **types, name=f"mlp_out_{block}")(y)
       x = x + nn.Dropout(self.dropout_rate, deterministic=not train)(y)
     return nn.LayerNorm(**types, name="final_norm")(x)
+
+
+class TransformerEncoder(nn.Module):
+  """What the transformer encoders share: tokens in, one vector out.
+
+  A subclass turns its input into tokens (`project` makes them of vectors) and
+  returns `self.encode(tokens)`.
+
+  Attributes:
+    width: Token width, and that of the vector.
+    depth: Number of transformer blocks.
+    num_heads: Attention heads.
+    mlp_ratio: Hidden width of the MLP over the width.
+    dropout_rate: Dropout on the residual branches.
+    dtype: Computation dtype.
+    param_dtype: Parameter dtype.
+  """
+
+  width: int
+  depth: int
+  num_heads: int
+  mlp_ratio: float = 4.0
+  dropout_rate: float = 0.0
+  dtype: DTypeLike = jnp.float32
+  param_dtype: DTypeLike = jnp.float32
+
+  def project(self, vectors: jax.Array, *, name: str) -> jax.Array:
+    """Maps `[batch, tokens, any]` to tokens `[batch, tokens, width]`."""
+    return nn.Dense(
+      self.width, dtype=self.dtype, param_dtype=self.param_dtype, name=name
+    )(vectors)
+
+  def encode(
+    self, tokens: jax.Array, *, train: bool, where: jax.Array | None = None
+  ) -> jax.Array:
+    """Transforms tokens and averages them.
+
+    Args:
+      tokens: `[batch, tokens, width]`.
+      train: Whether dropout is on.
+      where: Optional bool `[batch, tokens]`: tokens that take part.
+
+    Returns:
+      `[batch, width]`.
+    """
+    transformer = Transformer(
+      depth=self.depth,
+      num_heads=self.num_heads,
+      mlp_ratio=self.mlp_ratio,
+      dropout_rate=self.dropout_rate,
+      dtype=self.dtype,
+      param_dtype=self.param_dtype,
+      name="transformer",
+    )
+    return masked_mean(transformer(tokens, train=train, where=where), where)
 
 
 def masked_mean(tokens: jax.Array, where: jax.Array | None = None) -> jax.Array:

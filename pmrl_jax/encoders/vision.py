@@ -2,13 +2,11 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-from jax.typing import DTypeLike
 
-from pmrl_jax.encoders.transformer import Transformer, masked_mean
+from pmrl_jax.encoders.transformer import TransformerEncoder
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(TransformerEncoder, kw_only=True):
   """A ViT with learned positions and mean pooling instead of a class token.
 
   Reference: Dosovitskiy et al., An Image Is Worth 16x16 Words, arXiv
@@ -17,23 +15,10 @@ class VisionTransformer(nn.Module):
 
   Attributes:
     patch_size: Side of a square patch in pixels.
-    width: Token width.
-    depth: Number of transformer blocks.
-    num_heads: Attention heads.
-    mlp_ratio: Hidden width of the MLP over the width.
-    dropout_rate: Dropout on the residual branches.
-    dtype: Computation dtype.
-    param_dtype: Parameter dtype.
+    The others: See `TransformerEncoder`.
   """
 
   patch_size: int
-  width: int
-  depth: int
-  num_heads: int
-  mlp_ratio: float = 4.0
-  dropout_rate: float = 0.0
-  dtype: DTypeLike = jnp.float32
-  param_dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -64,14 +49,5 @@ class VisionTransformer(nn.Module):
       )
     patches = images.reshape(b, h // p, p, w // p, p, c)
     patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * c)
-    types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-    tokens = nn.Dense(self.width, **types, name="patch_embedding")(patches)
-    tokens = Transformer(
-      depth=self.depth,
-      num_heads=self.num_heads,
-      mlp_ratio=self.mlp_ratio,
-      dropout_rate=self.dropout_rate,
-      **types,
-      name="transformer",
-    )(tokens, train=train)
-    return masked_mean(tokens)
+    tokens = self.project(patches, name="patch_embedding")
+    return self.encode(tokens, train=train)
