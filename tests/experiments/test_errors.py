@@ -1,6 +1,5 @@
 """Every mistake: one message, exit code 2, and nothing is written."""
 
-import fcntl
 import io
 import json
 import pickle
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import cli, evaluate, train
+from experiments import workdir as workdirs
 
 CONFIGS = Path(train.__file__).parent / "configs"
 TINY = Path(__file__).with_name("tiny_config.py")
@@ -412,11 +412,9 @@ def test_folder_that_is_no_run_is_refused(
   assert tree(here) == before
 
 
-def test_workdir_in_use_is_refused(call, copy_of_tiny_folder, tree):
-  workdir = copy_of_tiny_folder / "runs" / "tiny_config"
+def test_workdir_in_use_is_refused(call, copy_of_tiny_folder, tiny, tree):
   before = tree(copy_of_tiny_folder)
-  with (workdir / ".lock").open() as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
+  with workdirs.claim(Path("runs") / "tiny_config", tiny):
     ended = call(train.main, f"--config={TINY}")
   _check(ended, "another process is training in runs/tiny_config", "wait")
   assert tree(copy_of_tiny_folder) == before

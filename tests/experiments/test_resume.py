@@ -10,6 +10,7 @@ from pathlib import Path
 import chex
 import pytest
 
+from experiments import workdir as workdirs
 from pmrl_jax import training
 
 TINY = Path(__file__).with_name("tiny_config.py")
@@ -87,6 +88,10 @@ def check_identical(tiny_folder, saved_state):
     )
     assert summary | {"seconds": 0} == expected_summary | {"seconds": 0}
     assert (workdir / "report.html").exists()
+    # A kill before an old checkpoint is removed may leave it there for good,
+    # but none that is not whole.
+    done, partial = _checkpoints(workdir)
+    assert done[-2:] == [STEPS - 4, STEPS] and not partial
 
   return check
 
@@ -99,6 +104,15 @@ def test_undisturbed_run_has_a_row_for_every_step(tiny_folder):
   }
   assert steps["train"] == list(range(1, STEPS + 1))
   assert steps["eval"] == list(range(0, STEPS + 1, 20))
+
+
+def test_folder_of_a_run_killed_at_its_very_start_is_taken(tmp_path, tiny):
+  (tmp_path / ".lock").touch()
+  (tmp_path / "config.json.partial").write_text('{"steps": ')
+  with workdirs.claim(tmp_path, tiny):
+    saved = workdirs.read_config(tmp_path)
+  assert saved.to_json() == tiny.to_json()
+  assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.json"}
 
 
 def _before_the_first_checkpoint(workdir):
