@@ -64,7 +64,6 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
 
 def build_train_step(config: ml_collections.ConfigDict, run: Run) -> Callable:
   """Compiles the training step of a run; see `training.make_train_step`."""
-  training.check_batch_size(config.batch_size, run.mesh)
   return training.make_train_step(
     _objective(config, run.model),
     run.optimizer,

@@ -9,6 +9,7 @@ SIGINT or SIGTERM after saving, so the same command goes on from there.
 import argparse
 import difflib
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,6 +47,8 @@ def run(main: Callable[[], None]) -> None:
     except Interrupted as error:
       print(f"{error}. The same command goes on from there.", file=sys.stderr)
       sys.exit(128 + error.signal_number)
+    except KeyboardInterrupt:  # while nothing was to be saved
+      _fail("interrupted", code=128 + signal.SIGINT)
     except NonFiniteError as error:
       _fail(str(error), code=NON_FINITE)
     except (ValueError, TypeError, OSError, CheckpointError) as error:

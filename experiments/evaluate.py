@@ -42,6 +42,8 @@ def evaluate(folder: Path, which: str, output: Path) -> None:
     CheckpointError: If the checkpoint is damaged.
   """
   config = workdirs.read_config(folder)
+  if output.is_file():
+    raise ValueError(f"--output is a file, {output}; choose a folder")
   if not (folder / "checkpoints").is_dir():
     raise FileNotFoundError(f"{folder} has no checkpoints yet; train it first")
   checkpointer = build.build_checkpointer(config, folder, read_only=True)

@@ -70,7 +70,7 @@ class MetricsWriter:
         self._began -= kept[-1]["seconds"]
     self._file = path.open("a", buffering=1)
     self._events = tensorboardX.SummaryWriter(
-      str(folder / "tensorboard"), purge_step=step + 1 if step else None
+      str(folder / "tensorboard"), purge_step=step + 1 if step else 0
     )
 
   def write(self, kind: str, step: int, metrics: Mapping[str, Any]) -> None:

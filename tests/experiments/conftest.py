@@ -153,6 +153,21 @@ def call(monkeypatch, capfd):
 
 
 @pytest.fixture(scope="session")
+def check_mistake():
+  """Checks that a program ended with one message that holds `fragments`."""
+
+  def check(ended, *fragments):
+    assert ended.code == cli.MISTAKE, ended
+    assert ended.err.startswith("error: ")
+    assert ended.err.count("error: ") == 1
+    assert "Traceback" not in ended.err and ended.out == ""
+    for fragment in fragments:
+      assert fragment in ended.err
+
+  return check
+
+
+@pytest.fixture(scope="session")
 def write_arrays():
   """`write_arrays(folder, **changes)` writes the data of `tiny_config.py`.
 
