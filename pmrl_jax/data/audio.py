@@ -95,7 +95,12 @@ def random_time_shift(
 
   Returns:
     The shifted waveform, `[time]`.
+
+  Raises:
+    ValueError: if `max_samples` is negative.
   """
+  if max_samples < 0:
+    raise ValueError(f"max_samples must not be negative, got {max_samples}")
   length = len(waveform)
   # Farther than its length, all of it is gone all the same.
   reach = min(max_samples, length)
@@ -119,7 +124,12 @@ def random_gain(
 
   Returns:
     The scaled waveform, `[time]`.
+
+  Raises:
+    ValueError: if `max_decibels` is negative.
   """
+  if max_decibels < 0:
+    raise ValueError(f"max_decibels must not be negative, got {max_decibels}")
   decibels = rng.uniform(-max_decibels, max_decibels)
   return waveform * waveform.dtype.type(10 ** (decibels / 20))
 

@@ -50,6 +50,11 @@ def random_gaussian_noise(
 
   Returns:
     The noisy features, of the same shape.
+
+  Raises:
+    ValueError: if `std` is negative.
   """
+  if std < 0:
+    raise ValueError(f"std must not be negative, got {std}")
   noise = rng.standard_normal(features.shape, dtype=np.float32)
   return features + np.float32(std) * noise

@@ -38,7 +38,12 @@ def random_shift(
 
   Returns:
     The shifted image, `[height, width, channel]`.
+
+  Raises:
+    ValueError: if `max_pixels` is negative.
   """
+  if max_pixels < 0:
+    raise ValueError(f"max_pixels must not be negative, got {max_pixels}")
   height, width = image.shape[:2]
   # Farther than the image's size, it is out of sight all the same.
   down, right = (

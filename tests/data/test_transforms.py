@@ -227,3 +227,20 @@ def test_feature_noise_has_its_deviation():
   )
   assert noisy.dtype == np.float32
   assert abs(noisy.mean() - 3) < 0.01 and abs(noisy.std() - 0.2) < 0.01
+
+
+@pytest.mark.parametrize(
+  ("transform", "shape", "option"),
+  [
+    (vision.random_shift, (4, 4, 1), "max_pixels"),
+    (audio.random_time_shift, (9,), "max_samples"),
+    (audio.random_gain, (9,), "max_decibels"),
+    (tabular.random_gaussian_noise, (9,), "std"),
+  ],
+)
+def test_negative_sizes_are_an_error(transform, shape, option):
+  item = np.ones(shape, np.float32)
+  with pytest.raises(
+    ValueError, match=f"{option} must not be negative"
+  ):
+    transform(np.random.default_rng(0), item, **{option: -1})
