@@ -240,7 +240,5 @@ def test_feature_noise_has_its_deviation():
 )
 def test_negative_sizes_are_an_error(transform, shape, option):
   item = np.ones(shape, np.float32)
-  with pytest.raises(
-    ValueError, match=f"{option} must not be negative"
-  ):
+  with pytest.raises(ValueError, match=f"{option} must not be negative"):
     transform(np.random.default_rng(0), item, **{option: -1})
