@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pmrl_jax.losses._negatives import Route
+
 
 def check_embeddings(
   embeddings: jax.Array, where: jax.Array | None = None
@@ -47,6 +49,101 @@ def check_directions(
   _check_where(where, directions.shape[:1], "[batch]")
 
 
+def check_contrast(
+  route: Route,
+  batch: int,
+  *,
+  ids: jax.Array | None,
+  temperature: Any,
+  label_smoothing: float = 0.0,
+  name: str = "temperature",
+) -> None:
+  """Checks what all contrastive losses have in common.
+
+  Args:
+    route: how keys are to be walked through.
+    batch: the number of (local) instances.
+    ids: what should be integers `[batch]`, or None.
+    temperature: what should be a positive scalar.
+    label_smoothing: what should be a number from 0 to below 1.
+    name: the name of the argument `temperature`.
+
+  Raises:
+    TypeError: for a dtype or a number of another kind.
+    ValueError: for a shape or a number out of range, or a mapped axis that
+      does not exist.
+  """
+  check_ids(ids, batch)
+  check_temperature(temperature, name)
+  if isinstance(label_smoothing, jax.core.Tracer) or not isinstance(
+    label_smoothing, numbers.Real
+  ):
+    raise TypeError(
+      "`label_smoothing` must be a Python number, fixed when the loss is "
+      f"traced, got {label_smoothing!r}."
+    )
+  if not 0 <= float(label_smoothing) < 1:
+    raise ValueError(
+      f"`label_smoothing` must be from 0 to below 1, got {label_smoothing}; "
+      "usual values are 0 and 0.1."
+    )
+  _check_route(route)
+
+
+def _check_route(route: Route) -> None:
+  size = route.block_size
+  if size is not None:
+    if isinstance(size, bool) or not isinstance(size, numbers.Integral):
+      raise TypeError(
+        f"`block_size` must be a positive integer or None, got {size!r}."
+      )
+    if int(size) < 1:
+      raise ValueError(
+        f"`block_size` must be a positive integer or None, got {size}; it is "
+        "the number of keys whose logits are held at once, such as 1024."
+      )
+  if route.ring and route.axis_name is None:
+    raise ValueError(
+      "`ring=True` passes keys around a mapped axis, so it needs `axis_name`, "
+      "got None; call the loss inside jax.shard_map and name its axis."
+    )
+  if route.axis_name is not None:
+    try:
+      jax.lax.axis_size(route.axis_name)
+    except NameError:
+      raise ValueError(
+        f"`axis_name` is {route.axis_name!r}, but no such axis is mapped "
+        "here; call the loss inside jax.shard_map or jax.pmap over it, or "
+        "leave `axis_name` out: under jax.jit a sharded batch needs none."
+      ) from None
+
+
+def check_anchor(anchor: Any, num_modalities: int) -> int:
+  """Checks the index of an anchor modality and makes it non-negative.
+
+  Args:
+    anchor: what should be an integer below the number of modalities.
+    num_modalities: their number.
+
+  Returns:
+    The index, counted from the first modality.
+
+  Raises:
+    TypeError: for something else than an integer.
+    ValueError: for an index that does not exist.
+  """
+  if isinstance(anchor, bool) or not isinstance(anchor, numbers.Integral):
+    raise TypeError(
+      f"`anchor` must be the index of a modality, an integer, got {anchor!r}."
+    )
+  if not -num_modalities <= int(anchor) < num_modalities:
+    raise ValueError(
+      f"`anchor` must be the index of one of the {num_modalities} modalities, "
+      f"got {anchor}."
+    )
+  return int(anchor) % num_modalities
+
+
 def check_ids(ids: jax.Array | None, batch: int) -> None:
   """Checks that `ids` is None or integers `[batch]`.
 
@@ -83,11 +180,7 @@ def check_temperature(temperature: Any, name: str = "temperature") -> None:
   Raises:
     ValueError: for an array that is no scalar, or a number that is not > 0.
   """
-  if jnp.ndim(temperature):
-    raise ValueError(
-      f"`{name}` must be a scalar, got shape {jnp.shape(temperature)}; index "
-      "or squeeze it first."
-    )
+  check_scalar(temperature, name)
   if isinstance(temperature, numbers.Real) and not float(temperature) > 0:
     raise ValueError(
       f"`{name}` must be positive, got {temperature}; logits are divided by "
@@ -95,8 +188,67 @@ def check_temperature(temperature: Any, name: str = "temperature") -> None:
     )
 
 
-def check_choice(value: str, name: str, choices: tuple[str, ...]) -> None:
-  """Checks that a string is one of the choices.
+def check_scalar(value: Any, name: str) -> None:
+  """Checks that a number or an array has no axes.
+
+  Args:
+    value: what should be a scalar.
+    name: the argument's name, for the message.
+
+  Raises:
+    ValueError: if it is none.
+  """
+  if jnp.ndim(value):
+    raise ValueError(
+      f"`{name}` must be a scalar, got shape {jnp.shape(value)}; index or "
+      "squeeze it first."
+    )
+
+
+def check_bounds(minimum: float, maximum: float) -> None:
+  """Checks the bounds of a temperature.
+
+  Args:
+    minimum: what should be positive.
+    maximum: what should be larger.
+
+  Raises:
+    ValueError: if they are not.
+  """
+  if not 0 < minimum < maximum:
+    raise ValueError(
+      "`minimum` and `maximum` must be positive temperatures in that order, "
+      f"got {minimum} and {maximum}."
+    )
+
+
+def check_sample_weights(weights: jax.Array | None, batch: int) -> None:
+  """Checks that `sample_weights` is None or real numbers `[batch]`.
+
+  Args:
+    weights: what should be numbers `[batch]`, or None.
+    batch: the number of instances.
+
+  Raises:
+    TypeError: for complex numbers.
+    ValueError: for another shape.
+  """
+  if weights is None:
+    return
+  if jnp.issubdtype(weights.dtype, jnp.complexfloating):
+    raise TypeError(
+      "`sample_weights` must be real numbers [batch], got dtype "
+      f"{weights.dtype}."
+    )
+  if weights.shape != (batch,):
+    raise ValueError(
+      f"`sample_weights` must have shape [batch] = ({batch},), got "
+      f"{weights.shape}; give one number per instance."
+    )
+
+
+def check_choice(value: Any, name: str, choices: tuple[Any, ...]) -> None:
+  """Checks that a value is one of the choices.
 
   Args:
     value: what the caller chose.

@@ -4,16 +4,46 @@ Van den Oord, Li, Vinyals, Representation Learning with Contrastive Predictive
 Coding, arXiv 1807.03748.
 """
 
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from pmrl_jax.losses._checks import (
+  check_anchor,
+  check_choice,
+  check_contrast,
   check_directions,
-  check_ids,
-  check_temperature,
+  check_embeddings,
 )
 from pmrl_jax.losses._embeddings import prepare
+from pmrl_jax.losses._negatives import (
+  Route,
+  Side,
+  Sums,
+  add_up,
+  differ,
+  lowest,
+  places,
+  shares_logits,
+  sum_over_keys,
+)
+
+Pairs = Literal["all", "anchor"]
+Positives = Literal["own", "ids"]
+# Which query is compared with which key, by their places on axis 1.
+Tasks = Sequence[tuple[int, int]]
+
+
+class Target(NamedTuple):
+  """What the softmax over candidates should be."""
+
+  label_smoothing: float = 0.0  # share that is spread over all candidates
+  positives: Positives = "own"
 
 
 def instance_contrastive_loss(
@@ -23,6 +53,11 @@ def instance_contrastive_loss(
   where: jax.Array | None = None,
   ids: jax.Array | None = None,
   normalize: bool = True,
+  label_smoothing: float = 0.0,
+  block_size: int | None = None,
+  axis_name: Any = None,
+  ring: bool = False,
+  precision: jax.lax.PrecisionLike = "highest",
 ) -> jax.Array:
   """Pushes the directions of different instances apart.
 
@@ -40,6 +75,12 @@ def instance_contrastive_loss(
     ids: `[batch]` integers; instances with the same id are never each other's
       negatives. None: all differ.
     normalize: whether directions are divided by their length first.
+    label_smoothing: share of the target, from 0 to below 1, that is spread
+      evenly over the positive and its negatives.
+    block_size: see `pmrl_loss`, as are `axis_name`, `ring` and `precision`.
+    axis_name: name of the mapped axis that the batch is split over.
+    ring: whether keys travel around that axis instead of being gathered.
+    precision: of the products.
 
   Returns:
     `[batch]` losses, float32 or wider; 0 for an instance that does not exist.
@@ -47,7 +88,7 @@ def instance_contrastive_loss(
   Raises:
     TypeError: if a dtype is not floating (directions), bool (where) or
       integer (ids).
-    ValueError: if a shape is another one, or the temperature is not positive.
+    ValueError: if a shape is another one, or a number is out of range.
 
   Reference:
     Liu, Xia, Ng, Chua, Principled Multimodal Representation Learning,
@@ -63,41 +104,211 @@ def instance_contrastive_loss(
   where = None if where is None else jnp.asarray(where)
   ids = None if ids is None else jnp.asarray(ids)
   check_directions(directions, where)
-  check_ids(ids, directions.shape[0])
-  check_temperature(temperature)
-  u, where = prepare(directions, where, normalize)
-  return contrast(u, u, temperature=temperature, where=where, ids=ids)
+  route = Route(block_size, axis_name, ring)
+  check_contrast(
+    route,
+    directions.shape[0],
+    ids=ids,
+    temperature=temperature,
+    label_smoothing=label_smoothing,
+  )
+  u, _ = prepare(directions, where, normalize)
+  u = u[:, None]
+  losses = contrast(
+    u,
+    u,
+    [(0, 0)],
+    temperature=temperature,
+    where=None if where is None else where[:, None],
+    ids=ids,
+    target=Target(label_smoothing),
+    route=route,
+    precision=precision,
+  )
+  return losses[:, 0]
+
+
+def pairwise_contrastive_loss(
+  embeddings: jax.Array,
+  *,
+  temperature: ArrayLike,
+  pairs: Pairs = "all",
+  anchor: int = 0,
+  positives: Positives = "own",
+  where: jax.Array | None = None,
+  ids: jax.Array | None = None,
+  normalize: bool = True,
+  label_smoothing: float = 0.0,
+  block_size: int | None = None,
+  axis_name: Any = None,
+  ring: bool = False,
+  precision: jax.lax.PrecisionLike = "highest",
+) -> jax.Array:
+  """InfoNCE between the modalities of an instance, pair by pair.
+
+  With unit embeddings x and y of two modalities, for each instance i:
+
+      -1/2 log( exp(x_i . y_i / tau) / sum_j exp(x_i . y_j / tau) )
+      -1/2 log( exp(x_i . y_i / tau) / sum_j exp(x_j . y_i / tau) )
+
+  averaged over all pairs of modalities (CLIP for two; quadratic in their
+  number) or over the pairs with an anchor (ImageBind, LanguageBind; linear).
+
+  Differs from the authors' code: any number of modalities, of which any may
+  be absent; instances with the same id are no negatives, where CLIP, ImageBind
+  and LanguageBind push copies of one caption apart; and the temperature is an
+  argument, where they learn its inverse (see `bounded_temperature`).
+
+  Args:
+    embeddings: `[batch, modality, dim]`, any floating dtype.
+    temperature: divides the cosines; a positive scalar.
+    pairs: `"all"` pairs of modalities, or those with the `"anchor"`.
+    anchor: index of the anchor modality; only read for `pairs="anchor"`.
+    positives: `"own"`, the instance's own pair alone; or `"ids"`, also those
+      of all instances with the same id: the target is then spread evenly over
+      them (Khosla et al., Supervised Contrastive Learning, arXiv 2004.11362,
+      their loss L_out).
+    where: `[batch, modality]` bool, which modalities are present; None: all.
+      The content of an absent one, NaN included, never matters. A pair takes
+      part, as positive and as negative, if both of it are present.
+    ids: `[batch]` integers; instances with the same id are never each other's
+      negatives. None: all differ.
+    normalize: whether embeddings are divided by their length first.
+    label_smoothing: share of the target, from 0 to below 1, that is spread
+      evenly over positives and negatives.
+    block_size: see `pmrl_loss`, as are `axis_name`, `ring` and `precision`.
+    axis_name: name of the mapped axis that the batch is split over.
+    ring: whether keys travel around that axis instead of being gathered.
+    precision: of the products.
+
+  Returns:
+    `[batch]` losses, float32 or wider: the mean over the pairs that an
+    instance has, 0 if it has none.
+
+  Raises:
+    TypeError: if a dtype is not floating (embeddings), bool (where) or
+      integer (ids).
+    ValueError: if a shape, a choice or a number is out of range.
+
+  Reference:
+    Radford et al., Learning Transferable Visual Models From Natural Language
+    Supervision, arXiv 2103.00020; Girdhar et al., ImageBind, arXiv 2305.05665;
+    Zhu et al., LanguageBind, arXiv 2310.01852.
+
+  >>> import jax
+  >>> from pmrl_jax.losses import pairwise_contrastive_loss
+  >>> embeddings = jax.random.normal(jax.random.key(0), (8, 3, 16))
+  >>> pairwise_contrastive_loss(embeddings, temperature=0.1).shape
+  (8,)
+  """
+  embeddings = jnp.asarray(embeddings)
+  where = None if where is None else jnp.asarray(where)
+  ids = None if ids is None else jnp.asarray(ids)
+  check_embeddings(embeddings, where)
+  check_choice(positives, "positives", get_args(Positives))
+  route = Route(block_size, axis_name, ring)
+  check_contrast(
+    route,
+    embeddings.shape[0],
+    ids=ids,
+    temperature=temperature,
+    label_smoothing=label_smoothing,
+  )
+  z, _ = prepare(embeddings, where, normalize)
+  tasks = modality_pairs(embeddings.shape[1], pairs, anchor)
+  present = presence_of_pairs(where, tasks)
+  losses = contrast(
+    z,
+    z,
+    tasks,
+    temperature=temperature,
+    where=present,
+    ids=ids,
+    both_ways=True,
+    target=Target(label_smoothing, positives),
+    route=route,
+    precision=precision,
+  )
+  return mean_over_tasks(losses, present)
+
+
+def modality_pairs(num_modalities: int, pairs: Pairs, anchor: int) -> Tasks:
+  """Returns the pairs of modalities that are compared.
+
+  Args:
+    num_modalities: how many there are.
+    pairs: `"all"`, or those with the `"anchor"`.
+    anchor: its index.
+
+  Raises:
+    ValueError: for an unknown choice or an anchor that does not exist.
+  """
+  check_choice(pairs, "pairs", get_args(Pairs))
+  if pairs == "all":
+    return list(itertools.combinations(range(num_modalities), 2))
+  anchor = check_anchor(anchor, num_modalities)
+  return [(anchor, n) for n in range(num_modalities) if n != anchor]
+
+
+def presence_of_pairs(
+  where: jax.Array | None, tasks: Tasks
+) -> jax.Array | None:
+  """Returns `[batch, pair]` bool, which pairs are complete; None: all."""
+  if where is None:
+    return None
+  return jnp.stack([where[:, a] & where[:, b] for a, b in tasks], axis=1)
+
+
+def mean_over_tasks(losses: jax.Array, where: jax.Array | None) -> jax.Array:
+  """Returns the mean `[batch]` over the tasks an instance takes part in."""
+  if where is None:
+    return jnp.mean(losses, axis=1)
+  count = jnp.sum(where, axis=1, dtype=jnp.int32)
+  return jnp.sum(losses, axis=1) / jnp.maximum(count, 1)
 
 
 def contrast(
   queries: jax.Array,
   keys: jax.Array,
+  tasks: Tasks,
   *,
   temperature: ArrayLike,
-  where: jax.Array,
-  ids: jax.Array | None,
+  where: jax.Array | None = None,
+  ids: jax.Array | None = None,
   both_ways: bool = False,
+  target: Target = Target(),  # noqa: B008, immutable
+  route: Route = Route(),  # noqa: B008
+  precision: jax.lax.PrecisionLike = "highest",
 ) -> jax.Array:
   """Tells the key of the same instance from the keys of all others.
 
   Args:
-    queries: `[batch, dim]`.
-    keys: `[batch, dim]`; query and key of one index are a positive pair.
+    queries: `[batch, query, dim]`.
+    keys: `[batch, key, dim]`; the same array where both are the same.
+    tasks: which query is compared with which key.
     temperature: divides the products.
-    where: `[batch]` bool, the instances whose query and key both exist.
+    where: `[batch, task]` bool, the instances whose query and key both exist;
+      None: all.
     ids: `[batch]` integers, the same for instances that are no negatives.
     both_ways: whether each key must also find its query; the two are averaged.
+    target: what the softmax should be.
+    route: how the keys are walked through.
+    precision: of the products.
 
   Returns:
-    `[batch]` losses, 0 where `where` is False.
+    `[batch, task]` losses, 0 where `where` is False.
   """
-  positives = _products("bd,bd->b", queries, keys, temperature)
-  logits = _products("bd,Bd->bB", queries, keys, temperature)
-  negatives = _are_negatives(where, ids)
-  loss = cross_entropy(positives, logits, negatives, axis=1)
-  if both_ways:
-    loss = (loss + cross_entropy(positives, logits, negatives, axis=0)) / 2
-  return jnp.where(where, loss, 0)
+  # Half of the temperature for each side keeps a product with itself one.
+  scale = jnp.asarray(temperature, queries.dtype) ** -0.5
+  scaled = queries * scale
+  queries, keys = scaled, scaled if keys is queries else keys * scale
+  own = jnp.stack([_own(queries[:, a], keys[:, b]) for a, b in tasks])
+  sums = _sums(
+    queries, keys, tasks, where, ids, both_ways, target, route, precision
+  )
+  ways = [_cross_entropy(own, each, target) for each in sums]
+  losses = (sum(ways[1:], start=ways[0]) / len(ways)).T
+  return losses if where is None else jnp.where(where, losses, 0)
 
 
 def cross_entropy(
@@ -114,27 +325,156 @@ def cross_entropy(
   Returns:
     `[...]`, 0 (with zero gradient) where there is no negative.
   """
-  # The lowest finite number, not -inf: a row without any negative then gives
-  # softplus(lowest) = 0 with a zero gradient, where -inf would give NaN.
-  lowest = jnp.finfo(logits.dtype).min
-  losing = jax.nn.logsumexp(jnp.where(negatives, logits, lowest), axis=axis)
+  losing = jnp.where(negatives, logits, lowest(logits.dtype))
   # log(1 + e^x) keeps losses far below the rounding of the logits themselves.
-  return jax.nn.softplus(losing - positives)
+  return jax.nn.softplus(jax.nn.logsumexp(losing, axis=axis) - positives)
 
 
-def _products(
-  axes: str, queries: jax.Array, keys: jax.Array, temperature: ArrayLike
+def _sums(
+  queries: jax.Array,
+  keys: jax.Array,
+  tasks: Tasks,
+  where: jax.Array | None,
+  ids: jax.Array | None,
+  both_ways: bool,
+  target: Target,
+  route: Route,
+  precision: jax.lax.PrecisionLike,
+) -> list[Sums]:
+  """Returns the sums over keys and, both ways, those over queries."""
+  place = places(queries.shape[0], route.axis_name)
+  terms = functools.partial(_terms, target=target, precision=precision)
+  if shares_logits(route, queries):
+    # Task by task: less memory, and faster products, than as a batch of them.
+    parts: list[list[Sums]] = []
+    for number, task in enumerate(tasks):
+      present = None if where is None else where[:, number : number + 1]
+      logits, others = terms(
+        Side(queries, place, ids, present),
+        Side(keys, place, ids, present),
+        tasks=(task,),
+      )
+      axes = (-1, -2) if both_ways else (-1,)
+      parts.append([add_up(logits, others, axis) for axis in axes])
+    return [
+      jax.tree.map(lambda *sums: jnp.concatenate(sums), *way)
+      for way in zip(*parts)
+    ]
+  tasks = tuple(tasks)
+  if both_ways and keys is not queries:
+    first_key = queries.shape[1]
+    queries = keys = jnp.concatenate([queries, keys], axis=1)
+    tasks = tuple((a, first_key + b) for a, b in tasks)
+  if both_ways:
+    tasks = (*tasks, *((b, a) for a, b in tasks))
+    where = None if where is None else jnp.tile(where, (1, 2))
+  sums = sum_over_keys(
+    functools.partial(terms, tasks=tasks),
+    Side(queries, place, ids, where),
+    Side(keys, place, ids, where),
+    route,
+  )
+  if not both_ways:
+    return [sums]
+  half = len(tasks) // 2
+  return [
+    jax.tree.map(lambda x: x[:half], sums),
+    jax.tree.map(lambda x: x[half:], sums),
+  ]
+
+
+def _terms(
+  queries: Side,
+  keys: Side,
+  *,
+  tasks: Tasks,
+  target: Target,
+  precision: jax.lax.PrecisionLike,
+) -> tuple[jax.Array, Any]:
+  """Logits of candidates, and what the target needs beside them."""
+  logits = products(queries.values, keys.values, tasks, precision)
+  candidates, alike = differ(queries, keys)
+  if target.positives == "own":
+    alike = None
+  elif alike is not None:
+    candidates = candidates | alike
+  masked = jnp.where(candidates, logits, lowest(logits.dtype))
+  others = {}
+  if target.label_smoothing:
+    others["candidates"] = _selected(candidates, logits)
+  if alike is not None:
+    others["positives"] = _selected(alike, logits)
+  return masked, others
+
+
+def products(
+  queries: jax.Array,
+  keys: jax.Array,
+  tasks: Tasks,
+  precision: jax.lax.PrecisionLike,
 ) -> jax.Array:
-  # Accelerators round the factors of a product to bfloat16 or TF32 unless
-  # told otherwise; divided by a small temperature that error would show.
-  products = jnp.einsum(axes, queries, keys, precision="highest")
-  return products / jnp.asarray(temperature, products.dtype)
+  """Returns the products `[task, query, key]` of all queries with all keys.
+
+  Accelerators round the factors of a product to bfloat16 or TF32 unless told
+  otherwise; divided by a small temperature that error would show.
+
+  Args:
+    queries: `[query, ..., dim]`.
+    keys: `[key, ..., dim]`.
+    tasks: which row of a query is compared with which row of a key.
+    precision: as in `jnp.einsum`.
+  """
+  if len(tasks) > 1:
+    first, second = (list(side) for side in zip(*tasks))
+    return jnp.einsum(
+      "btd,Btd->tbB", queries[:, first], keys[:, second], precision=precision
+    )
+  ((a, b),) = tasks
+  if queries is keys and a == b:
+    return _with_itself(queries[:, a], precision)[None]
+  return jnp.einsum(
+    "bd,Bd->bB", queries[:, a], keys[:, b], precision=precision
+  )[None]
 
 
-def _are_negatives(where: jax.Array, ids: jax.Array | None) -> jax.Array:
-  """Returns `[batch, batch]` bool: which pairs exist and differ."""
-  if ids is None:
-    different = ~jnp.eye(where.shape[0], dtype=bool)
-  else:
-    different = ids[:, None] != ids[None, :]
-  return where[:, None] & where[None, :] & different
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _with_itself(x: jax.Array, precision: jax.lax.PrecisionLike) -> jax.Array:
+  """Returns `x x^T`; its gradient takes one product, not two."""
+  return jnp.einsum("bd,Bd->bB", x, x, precision=precision)
+
+
+@_with_itself.defjvp
+def _with_itself_jvp(precision, primals, tangents):
+  (x,), (dx,) = primals, tangents
+  half = jnp.einsum("bd,Bd->bB", dx, x, precision=precision)
+  return _with_itself(x, precision), half + half.T
+
+
+def _own(query: jax.Array, key: jax.Array) -> jax.Array:
+  return jnp.einsum("bd,bd->b", query, key, precision="highest")
+
+
+def _selected(
+  mask: jax.Array, logits: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the logits under a mask, and the mask as numbers to count."""
+  return jnp.where(mask, logits, 0), jnp.broadcast_to(
+    mask, logits.shape
+  ).astype(logits.dtype)
+
+
+def _cross_entropy(own: jax.Array, sums: Sums, target: Target) -> jax.Array:
+  """Returns `[task, query]`, from the sums over candidates but the own key.
+
+  With the target shares t of the candidates, log-sum-exp - sum_c t_c logit_c.
+  """
+  # log(1 + e^x) keeps losses far below the rounding of the logits themselves.
+  loss = jax.nn.softplus(jnp.asarray(sums.log_sum_exp) - own)
+  share, goal = target.label_smoothing, own
+  if "positives" in sums.of_terms:
+    total, count = sums.of_terms["positives"]
+    goal = (own + total) / (1 + count)
+  if "candidates" in sums.of_terms:
+    total, count = sums.of_terms["candidates"]
+    goal = (1 - share) * goal + share * (own + total) / (1 + count)
+  return loss if goal is own else loss + (own - goal)

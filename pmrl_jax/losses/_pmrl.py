@@ -15,13 +15,22 @@ from jax.typing import ArrayLike
 
 from pmrl_jax.losses._checks import (
   check_choice,
+  check_contrast,
   check_embeddings,
-  check_ids,
+  check_sample_weights,
   check_temperature,
 )
+from pmrl_jax.losses._contrastive import (
+  Target,
+  Tasks,
+  cross_entropy,
+  mean_over_tasks,
+  modality_pairs,
+  presence_of_pairs,
+)
 from pmrl_jax.losses._contrastive import contrast as contrast_instances
-from pmrl_jax.losses._contrastive import cross_entropy
 from pmrl_jax.losses._embeddings import prepare
+from pmrl_jax.losses._negatives import Route
 from pmrl_jax.losses._spectrum import (
   Orientation,
   Solver,
@@ -31,6 +40,7 @@ from pmrl_jax.losses._spectrum import (
 )
 
 Contrast = Literal["directions", "modalities", "pairs"]
+Power = Literal[1, 2]
 
 # The objective exactly as published: `pmrl_loss(embeddings, **PUBLISHED)`.
 PUBLISHED: Mapping[str, Any] = MappingProxyType(
@@ -58,6 +68,7 @@ def alignment_loss(
   *,
   temperature: ArrayLike,
   orientation: Orientation = "consensus",
+  power: Power = 1,
   where: jax.Array | None = None,
   solver: Solver = "svd",
   normalize: bool = True,
@@ -69,6 +80,7 @@ def alignment_loss(
 
       -log( exp(sigma_1 / tau) / sum_{i<=k} exp(sigma_i / tau) )
 
+  (or with sigma_i^2, the eigenvalues of the Gram matrix, for `power=2`),
   between log(1 + (k-1) exp(-sqrt(k) / tau)), all equal, and log(k) or, for the
   consensus of opposed modalities, more.
 
@@ -77,6 +89,7 @@ def alignment_loss(
     temperature: divides the singular values; a positive scalar.
     orientation: `"free"` (as published, blind to signs), `"lifted"` or
       `"consensus"`: which values take the place of sigma.
+    power: 1 (as published) or 2, the exponent of sigma in the logits.
     where: `[batch, modality]` bool, which modalities are present; None: all.
     solver: `"svd"` or `"gram"`.
     normalize: whether embeddings are divided by their length first.
@@ -106,9 +119,10 @@ def alignment_loss(
   check_temperature(temperature)
   check_choice(orientation, "orientation", get_args(Orientation))
   check_choice(solver, "solver", get_args(Solver))
+  check_choice(power, "power", get_args(Power))
   z, where = prepare(embeddings, where, normalize)
   spectrum = spectrum_of(z, where, solver=solver, orientation=orientation)
-  return _align(spectrum, where, temperature)
+  return _align(spectrum, where, temperature, power)
 
 
 def pmrl_loss(
@@ -119,10 +133,17 @@ def pmrl_loss(
   instance_weight: ArrayLike = 1.0,
   orientation: Orientation = "consensus",
   contrast: Contrast = "modalities",
+  power: Power = 1,
   solver: Solver = "svd",
   where: jax.Array | None = None,
   ids: jax.Array | None = None,
+  sample_weights: jax.Array | None = None,
   normalize: bool = True,
+  label_smoothing: float = 0.0,
+  block_size: int | None = None,
+  axis_name: Any = None,
+  ring: bool = False,
+  precision: jax.lax.PrecisionLike = "highest",
 ) -> PMRLLoss:
   """Aligns the modalities of an instance and tells instances apart.
 
@@ -140,6 +161,12 @@ def pmrl_loss(
 
   An instance's term is the mean over its modalities (or pairs) that take part.
 
+  Negatives are the other instances of the whole batch, however it is split
+  over devices. Under `jax.jit` with a sharded batch nothing need be said.
+  Inside `jax.shard_map` or `jax.pmap` give `axis_name`; the loss is then that
+  of the whole batch on every device, and the `jax.lax.pmean` of the gradient
+  of (replicated) parameters is the gradient that one device would get.
+
   Args:
     embeddings: `[batch, modality, dim]`, any floating dtype.
     alignment_temperature: divides singular values; a positive scalar.
@@ -148,14 +175,30 @@ def pmrl_loss(
     orientation: `"free"` (as published, blind to signs), `"lifted"` or
       `"consensus"`, see `singular_spectrum`.
     contrast: `"directions"`, `"modalities"` or `"pairs"`, see above.
-    solver: `"svd"` or `"gram"`.
+    power: 1 (as published) or 2: logits of the alignment term are singular
+      values, or their squares.
+    solver: `"svd"` or `"gram"`, which is faster; see `singular_spectrum`.
     where: `[batch, modality]` bool, which modalities are present; None: all.
       The content of an absent one, NaN included, never matters. An instance
       with a single modality has no alignment term, and is contrasted by its
       direction only.
     ids: `[batch]` integers; instances with the same id are never each other's
       negatives. None: all differ.
+    sample_weights: `[batch]` numbers, not negative: the weights of instances
+      in both means. They do not change how an instance counts as a negative.
+      None: all are 1.
     normalize: whether embeddings are divided by their length first.
+    label_smoothing: share of the instance term's target, from 0 to below 1,
+      that is spread evenly over the positive and its negatives.
+    block_size: computes the logits of the instance term for so many keys at a
+      time, and again in the backward pass, so that memory is O(batch x
+      block_size) instead of O(batch^2); reverse mode only. None: all at once.
+    axis_name: name of the mapped axis that the batch is split over.
+    ring: whether keys travel around `axis_name` instead of being gathered, so
+      that no device ever holds those of the whole batch; reverse mode only.
+    precision: of the instance term's products, as in `jnp.einsum`. Less than
+      `"highest"` is faster on accelerators, and rounds a cosine c by up to
+      0.004 c (bfloat16) before the temperature divides it.
 
   Returns:
     `PMRLLoss(loss [], alignment [], instance [], spectrum)`, float32 or wider;
@@ -164,7 +207,7 @@ def pmrl_loss(
   Raises:
     TypeError: if a dtype is not floating (embeddings), bool (where) or
       integer (ids).
-    ValueError: if a shape, a choice or a temperature is out of range.
+    ValueError: if a shape, a choice or a number is out of range.
 
   Reference:
     Liu, Xia, Ng, Chua, Principled Multimodal Representation Learning,
@@ -184,48 +227,97 @@ def pmrl_loss(
   embeddings = jnp.asarray(embeddings)
   where = None if where is None else jnp.asarray(where)
   ids = None if ids is None else jnp.asarray(ids)
+  if sample_weights is not None:
+    sample_weights = jnp.asarray(sample_weights)
   check_embeddings(embeddings, where)
-  check_ids(ids, embeddings.shape[0])
+  check_sample_weights(sample_weights, embeddings.shape[0])
   check_temperature(alignment_temperature, "alignment_temperature")
-  check_temperature(instance_temperature, "instance_temperature")
   check_choice(orientation, "orientation", get_args(Orientation))
   check_choice(contrast, "contrast", get_args(Contrast))
+  check_choice(power, "power", get_args(Power))
   check_choice(solver, "solver", get_args(Solver))
-
-  z, where = prepare(embeddings, where, normalize)
-  if contrast == "modalities":
-    spectrum, others = spectrum_and_others(
-      z, where, solver=solver, orientation=orientation
-    )
-    has_other = _num_present(where)[:, None] >= 2
-    queries, keys, present = z, others, where & has_other
-  else:
-    spectrum = spectrum_of(z, where, solver=solver, orientation=orientation)
-    if contrast == "directions":
-      u = spectrum.leading_direction[:, None]
-      queries, keys, present = u, u, jnp.any(where, axis=1, keepdims=True)
-    else:
-      queries, keys, present = _pairs(z, where)
-
-  alignment = _mean(
-    _align(spectrum, where, alignment_temperature), _num_present(where) >= 2
-  )
-  instance = _contrast_all(
-    queries,
-    keys,
-    present,
+  route = Route(block_size, axis_name, ring)
+  check_contrast(
+    route,
+    embeddings.shape[0],
+    ids=ids,
     temperature=instance_temperature,
+    label_smoothing=label_smoothing,
+    name="instance_temperature",
+  )
+
+  z, present = prepare(embeddings, where, normalize)
+  sides = _sides(z, present, where, contrast, orientation, solver)
+  losses = contrast_instances(
+    sides.queries,
+    sides.keys,
+    sides.tasks,
+    temperature=instance_temperature,
+    where=sides.where,
     ids=ids,
     both_ways=contrast != "directions",
+    target=Target(label_smoothing),
+    route=route,
+    precision=precision,
+  )
+  alignment = _align(sides.spectrum, present, alignment_temperature, power)
+  instance = mean_over_tasks(losses, sides.where)
+  alignment, instance = _means(
+    [alignment, instance],
+    [
+      None if where is None else _num_present(where) >= 2,
+      None if sides.where is None else jnp.any(sides.where, axis=1),
+    ],
+    sample_weights,
+    axis_name,
   )
   weight = jnp.asarray(instance_weight, instance.dtype)
-  return PMRLLoss(alignment + weight * instance, alignment, instance, spectrum)
+  return PMRLLoss(
+    alignment + weight * instance, alignment, instance, sides.spectrum
+  )
+
+
+class _Sides(NamedTuple):
+  """What the instance term compares, and the spectrum it came from."""
+
+  spectrum: Spectrum
+  queries: jax.Array  # [batch, query, dim]
+  keys: jax.Array  # [batch, key, dim]
+  tasks: Tasks  # which query with which key
+  where: jax.Array | None  # [batch, task], None: everywhere
+
+
+def _sides(
+  z: jax.Array,
+  present: jax.Array,
+  where: jax.Array | None,
+  contrast: Contrast,
+  orientation: Orientation,
+  solver: Solver,
+) -> _Sides:
+  num_modalities = z.shape[1]
+  if contrast == "modalities":
+    spectrum, others = spectrum_and_others(
+      z, present, solver=solver, orientation=orientation
+    )
+    tasks: Tasks = [(m, m) for m in range(num_modalities)]
+    if where is not None:
+      where = where & (_num_present(where)[:, None] >= 2)
+    return _Sides(spectrum, z, others, tasks, where)
+  spectrum = spectrum_of(z, present, solver=solver, orientation=orientation)
+  if contrast == "pairs":
+    tasks = modality_pairs(num_modalities, "all", anchor=0)
+    return _Sides(spectrum, z, z, tasks, presence_of_pairs(where, tasks))
+  u = spectrum.leading_direction[:, None]
+  if where is not None:
+    where = jnp.any(where, axis=1, keepdims=True)
+  return _Sides(spectrum, u, u, [(0, 0)], where)
 
 
 def _align(
-  spectrum: Spectrum, where: jax.Array, temperature: ArrayLike
+  spectrum: Spectrum, where: jax.Array, temperature: ArrayLike, power: Power
 ) -> jax.Array:
-  values = spectrum.singular_values
+  values = spectrum.singular_values**power
   logits = values / jnp.asarray(temperature, values.dtype)
   # k modalities have k singular values; an absent one gives no logit.
   index = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
@@ -233,59 +325,40 @@ def _align(
   return cross_entropy(logits[:, 0], logits[:, 1:], takes_part[:, 1:], axis=1)
 
 
-def _pairs(
-  z: jax.Array, where: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Returns both ends `[batch, pair, dim]` of all pairs, and if both exist."""
-  first, second = jnp.triu_indices(z.shape[1], k=1)
-  return z[:, first], z[:, second], where[:, first] & where[:, second]
-
-
-def _contrast_all(
-  queries: jax.Array,
-  keys: jax.Array,
-  present: jax.Array,
-  *,
-  temperature: ArrayLike,
-  ids: jax.Array | None,
-  both_ways: bool,
-) -> jax.Array:
-  """Contrasts instances once per modality (or pair) and averages.
-
-  Args:
-    queries: `[batch, modality, dim]`.
-    keys: `[batch, modality, dim]`.
-    present: `[batch, modality]` bool, what takes part.
-    temperature: divides the products.
-    ids: `[batch]` integers or None.
-    both_ways: whether keys must find queries, too.
-
-  Returns:
-    `[]`, the mean over instances of their mean over modalities.
-  """
-
-  def of_one_modality(query, key, exists):
-    return contrast_instances(
-      query,
-      key,
-      temperature=temperature,
-      where=exists,
-      ids=ids,
-      both_ways=both_ways,
-    )
-
-  losses = jax.vmap(of_one_modality, in_axes=1, out_axes=1)(
-    queries, keys, present
-  )
-  num_present = _num_present(present)
-  per_instance = jnp.sum(losses, axis=1) / jnp.maximum(num_present, 1)
-  return _mean(per_instance, num_present > 0)
-
-
 def _num_present(where: jax.Array) -> jax.Array:
   return jnp.sum(where, axis=1, dtype=jnp.int32)
 
 
-def _mean(losses: jax.Array, counts: jax.Array) -> jax.Array:
-  total = jnp.sum(jnp.where(counts, losses, 0))
-  return total / jnp.maximum(jnp.sum(counts, dtype=jnp.int32), 1)
+def _means(
+  losses: list[jax.Array],
+  counted: list[jax.Array | None],
+  sample_weights: jax.Array | None,
+  axis_name: Any,
+) -> jax.Array:
+  """Returns the mean of each loss over the instances of all devices.
+
+  Args:
+    losses: `[batch]` each.
+    counted: `[batch]` bool each, the instances that have the loss; None: all.
+    sample_weights: `[batch]`, or None.
+    axis_name: of the devices that share the batch, or None.
+
+  Returns:
+    `[loss]`, 0 where no instance (of positive weight) counts.
+  """
+  ones = jnp.ones_like(losses[0])
+  weights = ones if sample_weights is None else sample_weights
+  rows = jnp.stack(
+    [
+      weights.astype(ones.dtype) * (1 if mask is None else mask)
+      for mask in counted
+    ]
+  )
+  # Selected, not multiplied: what does not count may be NaN.
+  totals = jnp.where(rows > 0, rows * jnp.stack(losses), 0)
+  # All sums in one, for a single collective.
+  sums = jnp.sum(jnp.stack([totals, rows]), axis=-1)
+  if axis_name is not None:
+    sums = jax.lax.psum(sums, axis_name)
+  total, count = sums
+  return total / jnp.where(count > 0, count, 1)
