@@ -30,6 +30,7 @@ from pmrl_jax.losses._contrastive import (
   instance_contrastive_loss,
   pairwise_contrastive_loss,
 )
+from pmrl_jax.losses._gradient_cache import gradient_cache
 from pmrl_jax.losses._pmrl import (
   PUBLISHED,
   PMRLLoss,
@@ -45,6 +46,7 @@ __all__ = [
   "Spectrum",
   "alignment_loss",
   "bounded_temperature",
+  "gradient_cache",
   "instance_contrastive_loss",
   "pairwise_contrastive_loss",
   "pmrl_loss",
