@@ -26,9 +26,10 @@ from pmrl_jax.losses._negatives import (
   Side,
   Sums,
   add_up,
+  automatic_mesh,
   differ,
+  first_place,
   lowest,
-  places,
   shares_logits,
   sum_over_keys,
 )
@@ -306,7 +307,7 @@ def contrast(
   sums = _sums(
     queries, keys, tasks, where, ids, both_ways, target, route, precision
   )
-  ways = [_cross_entropy(own, each, target) for each in sums]
+  ways = [cross_entropy_of_sums(own, each, target) for each in sums]
   losses = (sum(ways[1:], start=ways[0]) / len(ways)).T
   return losses if where is None else jnp.where(where, losses, 0)
 
@@ -342,7 +343,7 @@ def _sums(
   precision: jax.lax.PrecisionLike,
 ) -> list[Sums]:
   """Returns the sums over keys and, both ways, those over queries."""
-  place = places(queries.shape[0], route.axis_name)
+  first = first_place(queries.shape[0], route.axis_name)
   terms = functools.partial(_terms, target=target, precision=precision)
   if shares_logits(route, queries):
     # Task by task: less memory, and faster products, than as a batch of them.
@@ -350,8 +351,8 @@ def _sums(
     for number, task in enumerate(tasks):
       present = None if where is None else where[:, number : number + 1]
       logits, others = terms(
-        Side(queries, place, ids, present),
-        Side(keys, place, ids, present),
+        Side(queries, first, ids, present),
+        Side(keys, first, ids, present),
         tasks=(task,),
       )
       axes = (-1, -2) if both_ways else (-1,)
@@ -370,8 +371,8 @@ def _sums(
     where = None if where is None else jnp.tile(where, (1, 2))
   sums = sum_over_keys(
     functools.partial(terms, tasks=tasks),
-    Side(queries, place, ids, where),
-    Side(keys, place, ids, where),
+    Side(queries, first, ids, where),
+    Side(keys, first, ids, where),
     route,
   )
   if not both_ways:
@@ -391,9 +392,28 @@ def _terms(
   target: Target,
   precision: jax.lax.PrecisionLike,
 ) -> tuple[jax.Array, Any]:
-  """Logits of candidates, and what the target needs beside them."""
   logits = products(queries.values, keys.values, tasks, precision)
-  candidates, alike = differ(queries, keys)
+  return of_candidates(logits, *differ(queries, keys), target)
+
+
+def of_candidates(
+  logits: jax.Array,
+  negatives: jax.Array,
+  alike: jax.Array | None,
+  target: Target,
+) -> tuple[jax.Array, Any]:
+  """Returns the logits of candidates, and what the target needs beside them.
+
+  Args:
+    logits: `[task, query, key]`.
+    negatives: bool `[task or 1, query, key]`, which are to lose.
+    alike: bool like it, the other keys that share the query's id, or None.
+    target: what the softmax should be.
+
+  Returns:
+    What `sum_over_keys` sums, for `cross_entropy_of_sums`.
+  """
+  candidates = negatives
   if target.positives == "own":
     alike = None
   elif alike is not None:
@@ -430,7 +450,8 @@ def products(
       "btd,Btd->tbB", queries[:, first], keys[:, second], precision=precision
     )
   ((a, b),) = tasks
-  if queries is keys and a == b:
+  # Split over devices, the gradient of one product would be gathered twice.
+  if queries is keys and a == b and automatic_mesh(queries) is None:
     return _with_itself(queries[:, a], precision)[None]
   return jnp.einsum(
     "bd,Bd->bB", queries[:, a], keys[:, b], precision=precision
@@ -463,7 +484,9 @@ def _selected(
   ).astype(logits.dtype)
 
 
-def _cross_entropy(own: jax.Array, sums: Sums, target: Target) -> jax.Array:
+def cross_entropy_of_sums(
+  own: jax.Array, sums: Sums, target: Target
+) -> jax.Array:
   """Returns `[task, query]`, from the sums over candidates but the own key.
 
   With the target shares t of the candidates, log-sum-exp - sum_c t_c logit_c.

@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 class Side(NamedTuple):
-  """Instances as queries or as keys; every leaf is `[instance, ...]`."""
+  """Instances as queries or as keys; every array is `[instance, ...]`."""
 
   values: Any  # what logits are computed from, a tree of floating arrays
-  place: jax.Array  # int32 [instance], in the global batch
-  ids: jax.Array | None = None  # int [instance], None: all differ
+  first: jax.Array | int  # place of the first instance in the global batch
+  ids: Any = None  # int [instance], None: all differ
   where: jax.Array | None = None  # bool [instance, task], None: all take part
 
 
@@ -68,14 +68,42 @@ def sum_over_keys(
   """
   block_size, axis_name, ring = route
   if axis_name is not None:
-    queries, keys = _varying((queries, keys), axis_name)
+    queries, keys = varying((queries, keys), axis_name)
     if ring:
-      block_size = block_size or keys.place.shape[0]
+      block_size = block_size or _count(keys)
       return _by_ring(terms, block_size, axis_name, queries, keys)
     keys = _gather(keys, axis_name)
   if block_size is not None:
+    if axis_name is None:
+      keys = _on_every_device(keys)
     return _by_blocks(terms, block_size, queries, keys)
   return add_up(*terms(queries, keys))
+
+
+def sum_both_ways(terms: Terms, side: Side, route: Route) -> list[Sums]:
+  """Sums over all keys, and over all queries, of the global batch.
+
+  Args:
+    terms: computes logits and further terms of some queries and keys.
+    side: the local instances; each is a query as well as a key.
+    route: how those of all devices are walked through.
+
+  Returns:
+    The sums for the local instances as queries, and for them as keys.
+  """
+  if shares_logits(route, jax.tree.leaves(side.values)[0]):
+    logits, others = terms(side, side)
+    return [add_up(logits, others, axis) for axis in (-1, -2)]
+
+  def both(queries: Side, keys: Side) -> tuple[jax.Array | None, Any]:
+    back = jax.tree.map(lambda x: x.swapaxes(-1, -2), terms(keys, queries))
+    return jax.tree.map(
+      lambda *ways: jnp.concatenate(ways), terms(queries, keys), back
+    )
+
+  sums = sum_over_keys(both, side, side, route)
+  halves = [jnp.split(x, 2) for x in jax.tree.leaves(sums)]
+  return [jax.tree.unflatten(jax.tree.structure(sums), way) for way in zip(*halves)]
 
 
 def add_up(logits: jax.Array | None, terms: Any, axis: int = -1) -> Sums:
@@ -93,7 +121,11 @@ def differ(queries: Side, keys: Side) -> tuple[jax.Array, jax.Array | None]:
     Both bool `[task or 1, query, key]`, False where one of the two does not
     take part; the second is None if no two instances share an id.
   """
-  others = queries.place[None, :, None] != keys.place[None, None, :]
+  shape = (1, _count(queries), _count(keys))
+  others = (
+    jax.lax.broadcasted_iota(jnp.int32, shape, 1) + queries.first
+    != jax.lax.broadcasted_iota(jnp.int32, shape, 2) + keys.first
+  )
   alike = None
   if queries.ids is not None and keys.ids is not None:
     same = queries.ids[None, :, None] == keys.ids[None, None, :]
@@ -105,12 +137,11 @@ def differ(queries: Side, keys: Side) -> tuple[jax.Array, jax.Array | None]:
   return others, alike
 
 
-def places(batch: int, axis_name: Any) -> jax.Array:
-  """Returns the places `[batch]` of local instances in the global batch."""
-  index = jnp.arange(batch, dtype=jnp.int32)
+def first_place(batch: int, axis_name: Any) -> jax.Array | int:
+  """Returns the place of the first local instance in the global batch."""
   if axis_name is None:
-    return index
-  return jax.lax.axis_index(axis_name).astype(jnp.int32) * batch + index
+    return 0
+  return jax.lax.axis_index(axis_name).astype(jnp.int32) * batch
 
 
 def shares_logits(route: Route, x: jax.Array) -> bool:
@@ -125,9 +156,7 @@ def shares_logits(route: Route, x: jax.Array) -> bool:
   """
   if route.axis_name is not None or route.block_size is not None:
     return False
-  mesh = jax.typeof(x).sharding.mesh
-  automatic = (kind == AxisType.Auto for kind in mesh.axis_types)
-  return mesh.size == 1 or not any(automatic)
+  return automatic_mesh(x) is None
 
 
 def lowest(dtype: Any) -> Any:
@@ -146,14 +175,38 @@ def _merge(a: Sums, b: Sums) -> Sums:
   )
 
 
+def _count(side: Side) -> int:
+  return jax.tree.leaves(side.values)[0].shape[0]
+
+
 def _gather(keys: Side, axis_name: Any) -> Side:
-  """Collects the keys of all devices; where they are needs no collective."""
-  gathered = jax.lax.all_gather(
-    (keys.values, keys.ids, keys.where), axis_name, tiled=True
+  """Collects the keys of all devices; their places need no collective."""
+  values, _, ids, where = keys
+  values, ids, where = jax.lax.all_gather(
+    (values, ids, where), axis_name, tiled=True
   )
-  total = keys.place.shape[0] * jax.lax.axis_size(axis_name)
-  values, ids, where = gathered
-  return Side(values, places(total, None), ids, where)
+  return Side(values, 0, ids, where)
+
+
+def automatic_mesh(x: jax.Array) -> Any:
+  """Returns the mesh over which the compiler may split an array, or None."""
+  mesh = jax.typeof(x).sharding.mesh
+  automatic = AxisType.Auto in mesh.axis_types
+  return mesh if automatic and mesh.size > 1 else None
+
+
+def _on_every_device(keys: Side) -> Side:
+  """Gathers the keys once, where the compiler would do so block by block."""
+  mesh = automatic_mesh(jax.tree.leaves(keys.values)[0])
+  if mesh is None or AxisType.Manual in mesh.axis_types:
+    return keys
+  copies = NamedSharding(mesh, PartitionSpec())
+  values, first, ids, where = keys
+  # The barrier keeps the queries split where they are the same array.
+  values, ids, where = jax.lax.with_sharding_constraint(
+    jax.lax.optimization_barrier((values, ids, where)), copies
+  )
+  return Side(values, first, ids, where)
 
 
 # Blocks of keys.
@@ -205,13 +258,15 @@ _by_blocks.defvjp(_by_blocks_forward, _by_blocks_backward)
 
 def _split(keys: Side, block_size: int) -> tuple[Side, Side]:
   """Returns a first block, with the remainder, and the rest, stacked."""
-  num_keys = keys.place.shape[0]
-  first = num_keys % block_size or min(block_size, num_keys)
+  num_keys = _count(keys)
+  cut = num_keys % block_size or min(block_size, num_keys)
+  starts = jnp.arange(cut, num_keys, block_size, dtype=jnp.int32) + keys.first
+  arrays = keys._replace(first=None)  # type: ignore[arg-type]
   return (
-    jax.tree.map(lambda x: x[:first], keys),
+    jax.tree.map(lambda x: x[:cut], arrays)._replace(first=keys.first),
     jax.tree.map(
-      lambda x: x[first:].reshape(-1, block_size, *x.shape[1:]), keys
-    ),
+      lambda x: x[cut:].reshape(-1, block_size, *x.shape[1:]), arrays
+    )._replace(first=starts),
   )
 
 
@@ -260,7 +315,7 @@ def _by_ring(
 
   def add(carry: tuple[Side, Sums], _: None) -> tuple[tuple[Side, Sums], None]:
     keys, sums = carry
-    keys = _pass_on(keys, axis_name)
+    keys = pass_on(keys, axis_name)
     return (
       keys,
       _merge(sums, _by_blocks(terms, block_size, queries, keys)),
@@ -294,26 +349,27 @@ def _by_ring_backward(
   # The gradient of the keys travels with them, and at last goes home.
   def add(carry: Any, _: None) -> tuple[Any, None]:
     keys, d_queries, d_keys = carry
-    keys, d_keys = _pass_on((keys, d_keys), axis_name)
+    keys, d_keys = pass_on((keys, d_keys), axis_name)
     more = gradient(keys)
     return (keys, *jax.tree.map(jnp.add, (d_queries, d_keys), more)), None
 
   others = jax.lax.axis_size(axis_name) - 1
   carry, _ = jax.lax.scan(add, (keys, d_queries, d_keys), length=others)
   _, d_queries, d_keys = carry
-  return _cotangent(d_queries), _cotangent(_pass_on(d_keys, axis_name))
+  return _cotangent(d_queries), _cotangent(pass_on(d_keys, axis_name))
 
 
 _by_ring.defvjp(_by_ring_forward, _by_ring_backward)
 
 
-def _pass_on(tree: Any, axis_name: Any) -> Any:
+def pass_on(tree: Any, axis_name: Any) -> Any:
+  """Hands a tree to the next device of the ring, and gets the previous one's."""
   size = jax.lax.axis_size(axis_name)
   steps = [(source, (source + 1) % size) for source in range(size)]
   return jax.lax.ppermute(tree, axis_name, steps)
 
 
-def _varying(tree: Any, axis_name: Any) -> Any:
+def varying(tree: Any, axis_name: Any) -> Any:
   """Marks all leaves as different from device to device, for `shard_map`.
 
   A custom gradient must have the kind of its primal, and gradients differ. A

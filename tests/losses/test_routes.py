@@ -120,14 +120,22 @@ assert_close = functools.partial(
 )
 
 
-@each_loss
-@pytest.mark.parametrize("block_size", [1, 5, 8, 24, 1000])
-def test_blocks_equal_dense(name, block_size):
-  run = jax.jit(
+def in_blocks(name, block_size):
+  return jax.jit(
     jax.value_and_grad(objective(name, block_size=block_size)),
     compiler_options=QUICKLY,
   )
-  assert_close(run(*inputs()), expected(name))
+
+
+@each_loss
+def test_blocks_equal_dense(name):
+  # Four blocks of 5, and one of 4.
+  assert_close(in_blocks(name, 5)(*inputs()), expected(name))
+
+
+@pytest.mark.parametrize("block_size", [1, 8, 24, 1000])
+def test_size_of_blocks_does_not_matter(block_size):
+  assert_close(in_blocks("pmrl", block_size)(*inputs()), expected("pmrl"))
 
 
 def mapped(name, num_devices, *, check_vma=True, **route):
@@ -158,12 +166,12 @@ ROUTES = {
 
 
 @each_loss
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", ["gathered", "ring_blocks"])
 def test_shard_map_equals_one_device(name, route):
   assert_close(mapped(name, 8, **ROUTES[route])(*inputs()), expected(name))
 
 
-@pytest.mark.parametrize("num_devices", [1, 2])
+@pytest.mark.parametrize("num_devices", [1, 2, 8])
 @pytest.mark.parametrize("route", ROUTES)
 def test_number_of_devices_does_not_matter(num_devices, route):
   actual = mapped("pmrl", num_devices, **ROUTES[route])(*inputs())
@@ -171,13 +179,13 @@ def test_number_of_devices_does_not_matter(num_devices, route):
 
 
 @pytest.mark.parametrize("name", ["pmrl", "pairwise"])
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", ["gathered", "ring_blocks"])
 def test_shard_map_without_its_checks_equals_one_device(name, route):
   run = mapped(name, 2, check_vma=False, **ROUTES[route])
   assert_close(run(*inputs()), expected(name))
 
 
-@each_loss
+@pytest.mark.parametrize("name", ["pmrl", "pmrl_published", "pairwise"])
 def test_pmap_equals_one_device(name):
   loss = objective(name, axis_name="data", **ROUTES["gathered"])
 
@@ -203,3 +211,38 @@ def test_sharded_jit_equals_one_device(name, route):
     jax.value_and_grad(objective(name, **options)), compiler_options=QUICKLY
   )
   assert_close(jax.device_get(run(params, batch)), expected(name))
+
+
+@pytest.mark.parametrize("route", ["blocks", "ring_blocks"])
+def test_half_precision_takes_the_same_routes(route):
+  dtype = jnp.bfloat16
+  params, batch = inputs()
+  x = jnp.einsum("bnf,nfd->bnd", batch["x"], params["kernel"]).astype(dtype)
+
+  def value_and_grad(**options):
+    def loss(x, where):
+      return pmrl_loss(x, where=where, solver="gram", **options).loss
+
+    return jax.value_and_grad(loss)
+
+  quickly_jit = functools.partial(jax.jit, compiler_options=QUICKLY)
+  dense = quickly_jit(value_and_grad())(x, batch["where"])
+  options = {"block_size": 5}
+  if route == "ring_blocks":
+    options = {"axis_name": "data", **ROUTES[route]}
+  run = value_and_grad(**options)
+  if "axis_name" in options:
+    split = PartitionSpec("data")
+    run = jax.shard_map(
+      run, mesh=mesh_of(8), in_specs=split, out_specs=(PartitionSpec(), split)
+    )
+  value, gradient = quickly_jit(run)(x, batch["where"])
+  assert gradient.dtype == dtype and value.dtype == jnp.float32
+  np.testing.assert_allclose(value, dense[0], rtol=1e-5)
+  # One rounding to the dtype of what comes in.
+  np.testing.assert_allclose(
+    gradient.astype(jnp.float32),
+    dense[1].astype(jnp.float32),
+    rtol=2 * float(jnp.finfo(dtype).eps),
+    atol=1e-5,
+  )

@@ -76,12 +76,6 @@ def test_sharded_over_8_devices_equals_one_device(rng, name):
     jax.device_get(actual), jax.device_get(compiled(name)(*arguments))
   )
 
-  # Embeddings travel between devices; the logits [batch, batch] must not.
-  gathered = re.findall(r"\w+\[([\d,]+)\]\S* all-gather", program.as_text())
-  assert gathered
-  for shape in gathered:
-    assert np.prod([int(n) for n in shape.split(",")]) < BATCH * BATCH
-
 
 @pytest.mark.parametrize(
   "name,dtype",
