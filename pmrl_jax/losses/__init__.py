@@ -30,13 +30,20 @@ from pmrl_jax.losses._contrastive import (
   instance_contrastive_loss,
   pairwise_contrastive_loss,
 )
+from pmrl_jax.losses._geometric import (
+  area_contrastive_loss,
+  volume_contrastive_loss,
+)
 from pmrl_jax.losses._gradient_cache import gradient_cache
+from pmrl_jax.losses._matching import matching_loss, sample_hard_negatives
 from pmrl_jax.losses._pmrl import (
   PUBLISHED,
   PMRLLoss,
   alignment_loss,
   pmrl_loss,
 )
+from pmrl_jax.losses._product import product_contrastive_loss
+from pmrl_jax.losses._sigmoid import sigmoid_contrastive_loss
 from pmrl_jax.losses._spectrum import Spectrum, singular_spectrum
 from pmrl_jax.losses._temperature import bounded_temperature
 
@@ -45,10 +52,16 @@ __all__ = [
   "PMRLLoss",
   "Spectrum",
   "alignment_loss",
+  "area_contrastive_loss",
   "bounded_temperature",
   "gradient_cache",
   "instance_contrastive_loss",
+  "matching_loss",
   "pairwise_contrastive_loss",
   "pmrl_loss",
+  "product_contrastive_loss",
+  "sample_hard_negatives",
+  "sigmoid_contrastive_loss",
   "singular_spectrum",
+  "volume_contrastive_loss",
 ]

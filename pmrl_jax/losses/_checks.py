@@ -144,12 +144,16 @@ def check_anchor(anchor: Any, num_modalities: int) -> int:
   return int(anchor) % num_modalities
 
 
-def check_ids(ids: jax.Array | None, batch: int) -> None:
+def check_ids(
+  ids: jax.Array | None, batch: int, name: str = "ids", axis: str = "batch"
+) -> None:
   """Checks that `ids` is None or integers `[batch]`.
 
   Args:
     ids: what should be integers `[batch]`, or None.
     batch: the number of instances.
+    name: the argument's name, for the message.
+    axis: the name of its axis, for the message.
 
   Raises:
     TypeError: for a dtype that is not an integer one.
@@ -159,13 +163,13 @@ def check_ids(ids: jax.Array | None, batch: int) -> None:
     return
   if not jnp.issubdtype(ids.dtype, jnp.integer):
     raise TypeError(
-      f"`ids` must be integers [batch], got dtype {ids.dtype}; number the "
+      f"`{name}` must be integers [{axis}], got dtype {ids.dtype}; number the "
       "instances, for example with numpy.unique(names, return_inverse=True)."
     )
   if ids.shape != (batch,):
     raise ValueError(
-      f"`ids` must have shape [batch] = ({batch},), got {ids.shape}; give one "
-      "integer per instance."
+      f"`{name}` must have shape [{axis}] = ({batch},), got {ids.shape}; give "
+      "one integer per instance."
     )
 
 
@@ -247,6 +251,70 @@ def check_sample_weights(weights: jax.Array | None, batch: int) -> None:
     )
 
 
+def check_candidates(
+  similarities: jax.Array,
+  where: jax.Array | None,
+  ids: jax.Array | None,
+  candidate_ids: jax.Array | None,
+) -> None:
+  """Checks what hard negatives are drawn from.
+
+  Args:
+    similarities: what should be floating `[query, candidate]`.
+    where: what should be bool `[candidate]`, or None.
+    ids: what should be integers `[query]`, or None.
+    candidate_ids: what should be integers `[candidate]`, or None.
+
+  Raises:
+    TypeError: for another dtype.
+    ValueError: for another shape, or where it is unclear which candidate is
+      the query's own.
+  """
+  _check_rank(similarities, "similarities", ("query", "candidate"))
+  num_queries, num_candidates = similarities.shape
+  _check_where(where, (num_candidates,), "[candidate]", of="candidate")
+  check_ids(ids, num_queries, "ids", "query")
+  check_ids(candidate_ids, num_candidates, "candidate_ids", "candidate")
+  if candidate_ids is not None and ids is None:
+    raise ValueError(
+      "`candidate_ids` are compared with `ids` [query], got None; give both."
+    )
+  if candidate_ids is None and num_queries != num_candidates:
+    raise ValueError(
+      "`similarities` must be square, or `ids` and `candidate_ids` tell which "
+      f"candidate is the query's own; got shape {similarities.shape} without "
+      "them."
+    )
+
+
+def check_matches(
+  logits: jax.Array, matched: jax.Array, where: jax.Array | None
+) -> None:
+  """Checks the logits of a matching head and what goes with them.
+
+  Args:
+    logits: what should be floating `[..., 2]`.
+    matched: what should be bool `[...]`.
+    where: what should be bool `[...]`, or None.
+
+  Raises:
+    TypeError: for another dtype.
+    ValueError: for another shape.
+  """
+  if not logits.ndim or logits.shape[-1] != 2:
+    raise ValueError(
+      "`logits` must have shape [..., 2], of no and yes, got "
+      f"{logits.shape}; a single logit s of yes is stack([zeros, s], -1)."
+    )
+  if not jnp.issubdtype(logits.dtype, jnp.floating):
+    raise TypeError(
+      "`logits` must be real floating-point numbers [..., 2], got dtype "
+      f"{logits.dtype}; convert with .astype(jnp.float32)."
+    )
+  for mask, name in ((matched, "matched"), (where, "where")):
+    _check_where(mask, logits.shape[:-1], "[...]", name, of="pair")
+
+
 def check_choice(value: Any, name: str, choices: tuple[Any, ...]) -> None:
   """Checks that a value is one of the choices.
 
@@ -278,17 +346,21 @@ def _check_rank(x: jax.Array, name: str, axes: tuple[str, ...]) -> None:
 
 
 def _check_where(
-  where: jax.Array | None, shape: tuple[int, ...], wanted: str
+  where: jax.Array | None,
+  shape: tuple[int, ...],
+  wanted: str,
+  name: str = "where",
+  of: str = "embedding",
 ) -> None:
   if where is None:
     return
   if where.dtype != jnp.bool_:
     raise TypeError(
-      f"`where` must be bool {wanted}, got dtype {where.dtype}; compare with "
+      f"`{name}` must be bool {wanted}, got dtype {where.dtype}; compare with "
       "zero, as in mask != 0."
     )
   if where.shape != shape:
     raise ValueError(
-      f"`where` must have shape {wanted} = {shape}, got {where.shape}; give "
-      "one bool per embedding."
+      f"`{name}` must have shape {wanted} = {shape}, got {where.shape}; give "
+      f"one bool per {of}."
     )

@@ -6,7 +6,7 @@ Coding, arXiv 1807.03748.
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -303,10 +303,26 @@ def contrast(
   scale = jnp.asarray(temperature, queries.dtype) ** -0.5
   scaled = queries * scale
   queries, keys = scaled, scaled if keys is queries else keys * scale
-  own = jnp.stack([_own(queries[:, a], keys[:, b]) for a, b in tasks])
-  sums = _sums(
-    queries, keys, tasks, where, ids, both_ways, target, route, precision
-  )
+  query_rows = _rows(queries)
+  key_rows = query_rows if keys is queries else _rows(keys)
+  own = jnp.stack([_own(query_rows[a], key_rows[b]) for a, b in tasks])
+
+  first = first_place(queries.shape[0], route.axis_name)
+  terms = functools.partial(_terms, target=target, precision=precision)
+  if shares_logits(route, queries):
+    sides = [
+      (Side(query_rows[a], first, ids), Side(key_rows[b], first, ids))
+      for a, b in tasks
+    ]
+    sums = _task_by_task(terms, sides, where, both_ways)
+  else:
+    sums = _all_tasks(
+      terms,
+      (Side(queries, first, ids, where), Side(keys, first, ids, where)),
+      tuple(tasks),
+      both_ways,
+      route,
+    )
   ways = [cross_entropy_of_sums(own, each, target) for each in sums]
   losses = (sum(ways[1:], start=ways[0]) / len(ways)).T
   return losses if where is None else jnp.where(where, losses, 0)
@@ -331,53 +347,54 @@ def cross_entropy(
   return jax.nn.softplus(jax.nn.logsumexp(losing, axis=axis) - positives)
 
 
-def _sums(
-  queries: jax.Array,
-  keys: jax.Array,
-  tasks: Tasks,
+def _task_by_task(
+  terms: Callable[..., Any],
+  sides: list[tuple[Side, Side]],
   where: jax.Array | None,
-  ids: jax.Array | None,
   both_ways: bool,
-  target: Target,
-  route: Route,
-  precision: jax.lax.PrecisionLike,
 ) -> list[Sums]:
-  """Returns the sums over keys and, both ways, those over queries."""
-  first = first_place(queries.shape[0], route.axis_name)
-  terms = functools.partial(_terms, target=target, precision=precision)
-  if shares_logits(route, queries):
-    # Task by task: less memory, and faster products, than as a batch of them.
-    parts: list[list[Sums]] = []
-    for number, task in enumerate(tasks):
-      present = None if where is None else where[:, number : number + 1]
-      logits, others = terms(
-        Side(queries, first, ids, present),
-        Side(keys, first, ids, present),
-        tasks=(task,),
-      )
-      axes = (-1, -2) if both_ways else (-1,)
-      parts.append([add_up(logits, others, axis) for axis in axes])
-    return [
-      jax.tree.map(lambda *sums: jnp.concatenate(sums), *way)
-      for way in zip(*parts)
-    ]
-  tasks = tuple(tasks)
-  if both_ways and keys is not queries:
-    first_key = queries.shape[1]
-    queries = keys = jnp.concatenate([queries, keys], axis=1)
-    tasks = tuple((a, first_key + b) for a, b in tasks)
-  if both_ways:
-    tasks = (*tasks, *((b, a) for a, b in tasks))
-    where = None if where is None else jnp.tile(where, (1, 2))
-  sums = sum_over_keys(
-    functools.partial(terms, tasks=tasks),
-    Side(queries, first, ids, where),
-    Side(keys, first, ids, where),
-    route,
-  )
+  """Returns the sums over keys and, both ways, those over queries.
+
+  One task at a time takes less memory, and faster products, than all at once.
+  """
+  axes = (-1, -2) if both_ways else (-1,)
+  parts: list[list[Sums]] = []
+  for number, (queries, keys) in enumerate(sides):
+    if where is not None:
+      present = where[:, number : number + 1]
+      queries = queries._replace(where=present)
+      keys = keys._replace(where=present)
+    logits, others = terms(queries, keys, tasks=((0, 0),))
+    parts.append([add_up(logits, others, axis) for axis in axes])
+  return [
+    jax.tree.map(lambda *sums: jnp.concatenate(sums), *way)
+    for way in zip(*parts)
+  ]
+
+
+def _all_tasks(
+  terms: Callable[..., Any],
+  sides: tuple[Side, Side],
+  tasks: tuple[tuple[int, int], ...],
+  both_ways: bool,
+  route: Route,
+) -> list[Sums]:
+  """As `_task_by_task`, along any route, with what is sent in one piece."""
+  queries, keys = sides
   if not both_ways:
-    return [sums]
-  half = len(tasks) // 2
+    terms = functools.partial(terms, tasks=tasks)
+    return [sum_over_keys(terms, queries, keys, route)]
+  if keys.values is not queries.values:
+    num_queries = queries.values.shape[1]
+    tasks = tuple((a, num_queries + b) for a, b in tasks)
+    values = jnp.concatenate([queries.values, keys.values], axis=1)
+    queries = queries._replace(values=values)
+  if queries.where is not None:
+    queries = queries._replace(where=jnp.tile(queries.where, (1, 2)))
+  back = tuple((b, a) for a, b in tasks)
+  terms = functools.partial(terms, tasks=(*tasks, *back))
+  sums = sum_over_keys(terms, queries, queries, route)
+  half = len(tasks)
   return [
     jax.tree.map(lambda x: x[:half], sums),
     jax.tree.map(lambda x: x[half:], sums),
@@ -445,10 +462,10 @@ def products(
     precision: as in `jnp.einsum`.
   """
   if len(tasks) > 1:
-    first, second = (list(side) for side in zip(*tasks))
-    return jnp.einsum(
-      "btd,Btd->tbB", queries[:, first], keys[:, second], precision=precision
-    )
+    if any(task != (row, row) for row, task in enumerate(tasks)):
+      first, second = (list(side) for side in zip(*tasks))
+      queries, keys = queries[:, first], keys[:, second]
+    return jnp.einsum("btd,Btd->tbB", queries, keys, precision=precision)
   ((a, b),) = tasks
   # Split over devices, the gradient of one product would be gathered twice.
   if queries is keys and a == b and automatic_mesh(queries) is None:
@@ -471,8 +488,17 @@ def _with_itself_jvp(precision, primals, tangents):
   return _with_itself(x, precision), half + half.T
 
 
+def _rows(x: jax.Array) -> list[jax.Array]:
+  """Returns the rows `[batch, 1, dim]` of all instances.
+
+  The gradient of a split is one concatenation; those of slices would each be
+  padded to the whole array before they are added.
+  """
+  return jnp.split(x, x.shape[1], axis=1)
+
+
 def _own(query: jax.Array, key: jax.Array) -> jax.Array:
-  return jnp.einsum("bd,bd->b", query, key, precision="highest")
+  return jnp.einsum("bod,bod->b", query, key, precision="highest")
 
 
 def _selected(

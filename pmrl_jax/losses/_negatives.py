@@ -23,7 +23,11 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 
 class Side(NamedTuple):
-  """Instances as queries or as keys; every array is `[instance, ...]`."""
+  """Instances as queries or as keys; every array is `[instance, ...]`.
+
+  Only keys are split into blocks, gathered and passed on: the values and ids
+  of queries may also hold what all of these share.
+  """
 
   values: Any  # what logits are computed from, a tree of floating arrays
   first: jax.Array | int  # place of the first instance in the global batch
@@ -102,8 +106,11 @@ def sum_both_ways(terms: Terms, side: Side, route: Route) -> list[Sums]:
     )
 
   sums = sum_over_keys(both, side, side, route)
-  halves = [jnp.split(x, 2) for x in jax.tree.leaves(sums)]
-  return [jax.tree.unflatten(jax.tree.structure(sums), way) for way in zip(*halves)]
+  half = jax.tree.leaves(sums)[0].shape[0] // 2
+  return [
+    jax.tree.map(lambda x: x[:half], sums),
+    jax.tree.map(lambda x: x[half:], sums),
+  ]
 
 
 def add_up(logits: jax.Array | None, terms: Any, axis: int = -1) -> Sums:
@@ -176,7 +183,14 @@ def _merge(a: Sums, b: Sums) -> Sums:
 
 
 def _count(side: Side) -> int:
-  return jax.tree.leaves(side.values)[0].shape[0]
+  return jax.tree.leaves((side.values, side.ids))[0].shape[0]
+
+
+def whole_batch(side: Side, axis_name: Any) -> Side:
+  """Returns the instances of all devices, on every one of them."""
+  if axis_name is None:
+    return _on_every_device(side)
+  return _gather(varying(side, axis_name), axis_name)
 
 
 def _gather(keys: Side, axis_name: Any) -> Side:
@@ -197,7 +211,7 @@ def automatic_mesh(x: jax.Array) -> Any:
 
 def _on_every_device(keys: Side) -> Side:
   """Gathers the keys once, where the compiler would do so block by block."""
-  mesh = automatic_mesh(jax.tree.leaves(keys.values)[0])
+  mesh = automatic_mesh(jax.tree.leaves((keys.values, keys.ids))[0])
   if mesh is None or AxisType.Manual in mesh.axis_types:
     return keys
   copies = NamedSharding(mesh, PartitionSpec())
@@ -363,7 +377,7 @@ _by_ring.defvjp(_by_ring_forward, _by_ring_backward)
 
 
 def pass_on(tree: Any, axis_name: Any) -> Any:
-  """Hands a tree to the next device of the ring, and gets the previous one's."""
+  """Hands a tree on to the next device, and returns that of the previous."""
   size = jax.lax.axis_size(axis_name)
   steps = [(source, (source + 1) % size) for source in range(size)]
   return jax.lax.ppermute(tree, axis_name, steps)

@@ -130,7 +130,7 @@ def pmrl_loss(
   *,
   alignment_temperature: ArrayLike = 1.0,
   instance_temperature: ArrayLike = 0.1,
-  instance_weight: ArrayLike = 1.0,
+  instance_weight: ArrayLike = 3.0,
   orientation: Orientation = "consensus",
   contrast: Contrast = "modalities",
   power: Power = 1,
@@ -154,9 +154,15 @@ def pmrl_loss(
 
   * `"directions"`: the instances' leading directions, as published (see
     `instance_contrastive_loss`); it only repels.
-  * `"modalities"`: each modality's embedding and the leading direction of the
-    instance's *other* present modalities; each must find the other among those
-    of all instances. Linear in the number of modalities.
+  * `"modalities"`: what all modalities of an instance but one agree on, and
+    the embeddings of that one: it must find its own among those of all
+    instances. What k modalities agree on is Z^T w / sqrt(k), their leading
+    direction shortened from 1 (wholly) to 0 (not at all); for the consensus
+    their mean. Its product with an embedding z then is, up to a constant of the
+    instance and a factor, the squared consensus value ||sum_m z_m||^2 / (k + 1)
+    of the stack with z swapped in: the instance whose modality fits best must
+    be the instance itself. Linear in the number of modalities, and for two of
+    them the loss of CLIP.
   * `"pairs"`: the embeddings of each pair of modalities, both ways; quadratic.
 
   An instance's term is the mean over its modalities (or pairs) that take part.
@@ -255,7 +261,7 @@ def pmrl_loss(
     temperature=instance_temperature,
     where=sides.where,
     ids=ids,
-    both_ways=contrast != "directions",
+    both_ways=contrast == "pairs",
     target=Target(label_smoothing),
     route=route,
     precision=precision,
@@ -303,7 +309,7 @@ def _sides(
     tasks: Tasks = [(m, m) for m in range(num_modalities)]
     if where is not None:
       where = where & (_num_present(where)[:, None] >= 2)
-    return _Sides(spectrum, z, others, tasks, where)
+    return _Sides(spectrum, others, z, tasks, where)
   spectrum = spectrum_of(z, present, solver=solver, orientation=orientation)
   if contrast == "pairs":
     tasks = modality_pairs(num_modalities, "all", anchor=0)

@@ -147,28 +147,28 @@ def spectrum_and_others(
 
   Returns:
     The spectrum of all present modalities, and `[batch, modality, dim]`: for
-    every modality the leading direction of the other present ones.
+    every modality Z^T w / sqrt(k) of its k present others, which is their
+    leading direction, as long as they agree (1: wholly).
   """
   itself = jnp.eye(z.shape[1], dtype=bool)[None]
   others = where[:, None] & ~itself  # [batch, modality, other]
+  count = jnp.maximum(jnp.sum(others, axis=-1, keepdims=True), 1)
+  count = count.astype(z.dtype)
   if orientation == "consensus":
     # Neither a decomposition nor a copy of the embeddings per modality.
-    directions = unit(_combine(z[:, None], _uniform(z, others)))
+    rest = jnp.sum(z, axis=1, keepdims=True) - z
     return (
       spectrum_of(z, where, solver=solver, orientation=orientation),
-      directions,
+      rest / count,
     )
   # One batch of decompositions, not two side by side: on a CPU with two cores
   # each would wait for a thread that the other one occupies.
   subsets = jnp.concatenate([where[:, None], others], axis=1)
-  spectra = spectrum_of(
-    jnp.where(subsets[..., None], z[:, None], 0),
-    subsets,
-    solver=solver,
-    orientation=orientation,
-  )
+  stacks = jnp.where(subsets[..., None], z[:, None], 0)
+  spectra = spectrum_of(stacks, subsets, solver=solver, orientation=orientation)
   everything = Spectrum(*(field[:, 0] for field in spectra))
-  return everything, spectra.leading_direction[:, 1:]
+  weights = spectra.modality_weights[:, 1:] / jnp.sqrt(count)
+  return everything, _combine(stacks[:, 1:], weights)
 
 
 def _lift(z: jax.Array, where: jax.Array) -> jax.Array:

@@ -88,6 +88,14 @@ def contrast(queries, keys, where, ids, temperature, both_ways):
   return losses
 
 
+def cross_entropy(own, alike, negatives, smoothing):
+  """Of one softmax: own and alike logits are to win, evenly."""
+  logits = np.array([own, *alike, *negatives])
+  target = np.full(len(logits), smoothing / len(logits))
+  target[: 1 + len(alike)] += (1 - smoothing) / (1 + len(alike))
+  return np.log(np.exp(logits - own).sum()) + own - target @ logits
+
+
 def opposites(z, where, orientation, kind):
   """What is contrasted: a list of (queries, keys, where)."""
   batch, num_modalities, _ = z.shape
@@ -96,6 +104,15 @@ def opposites(z, where, orientation, kind):
     return np.stack(
       [spectrum(z[i], presence[i], orientation)[1] for i in range(batch)]
     )
+
+  def agreement(presence):
+    """Z^T w / sqrt(k) of the k present modalities."""
+    weights = np.stack(
+      [spectrum(z[i], presence[i], orientation)[2] for i in range(batch)]
+    )
+    count = np.maximum(presence.sum(1, keepdims=True), 1)
+    present = np.where(presence[..., None], z, 0)
+    return np.einsum("bn,bnd->bd", weights / np.sqrt(count), present)
 
   if kind == "directions":
     u = leading(where)
@@ -108,7 +125,7 @@ def opposites(z, where, orientation, kind):
   triples = []
   for m in range(num_modalities):
     others = where & (np.arange(num_modalities) != m)
-    triples.append((z[:, m], leading(others), where[:, m] & others.any(1)))
+    triples.append((agreement(others), z[:, m], where[:, m] & others.any(1)))
   return triples
 
 
@@ -121,7 +138,7 @@ def pmrl(
   contrast_kind,
   alignment_temperature=1.0,
   instance_temperature=0.1,
-  instance_weight=1.0,
+  instance_weight=3.0,
 ):
   """The loss and its two terms for x [batch, modality, dim]."""
   z = unit(np.where(where[..., None], x, 0))
@@ -133,9 +150,7 @@ def pmrl(
   triples = opposites(z, where, orientation, contrast_kind)
   losses = np.stack(
     [
-      contrast(
-        q, k, w, ids, instance_temperature, contrast_kind != "directions"
-      )
+      contrast(q, k, w, ids, instance_temperature, contrast_kind == "pairs")
       for q, k, w in triples
     ]
   )
@@ -155,6 +170,7 @@ def oracle():
     spectrum=spectrum,
     alignment=alignment,
     contrast=contrast,
+    cross_entropy=cross_entropy,
     pmrl=pmrl,
     spectrum_weights=spectrum_weights,
   )

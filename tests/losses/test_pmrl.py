@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pmrl_jax.losses import PUBLISHED, alignment_loss, pmrl_loss
+from pmrl_jax.losses import (
+  PUBLISHED,
+  alignment_loss,
+  pairwise_contrastive_loss,
+  pmrl_loss,
+)
 
 # One shape throughout, so that every combination is compiled once per dtype.
 SHAPE = (6, 4, 8)
@@ -224,7 +229,7 @@ def test_terms_that_no_instance_has_are_zero(
   )
   assert result.alignment == 0
   if contrast == "directions" and num_present:
-    assert result.loss == result.instance > 0
+    assert result.loss == 3 * result.instance > 0
   else:
     assert result.loss == 0
     assert np.all(gradient == 0)
@@ -266,8 +271,79 @@ def test_published_is_free_alignment_plus_repulsion_of_directions(
     contrast_kind="directions",
     alignment_temperature=0.05,
     instance_temperature=0.1,
+    instance_weight=1.0,
   )
   np.testing.assert_allclose(result[:3], expected, rtol=1e-9)
+
+
+def test_modalities_are_contrasted_by_the_value_of_the_swapped_stack(
+  rng, x64, oracle
+):
+  """-log softmax_j of ||stack of i with modality m of j||^2 / k."""
+  x = rng.normal(size=SHAPE)
+  z = oracle.unit(x)
+  k, temperature = SHAPE[1], 0.2
+  losses = []
+  for i, m in itertools.product(range(SHAPE[0]), range(k)):
+    values = []
+    for j in range(SHAPE[0]):
+      stack = z[i].copy()
+      stack[m] = z[j, m]
+      values.append(np.sum(stack.sum(0) ** 2) / k)
+    logits = np.array(values) * k / (2 * (k - 1)) / temperature
+    losses.append(np.log(np.exp(logits - logits[i]).sum()))
+  result = jax.jit(
+    functools.partial(
+      pmrl_loss, contrast="modalities", instance_temperature=temperature
+    )
+  )(x)
+  np.testing.assert_allclose(result.instance, np.mean(losses), rtol=1e-9)
+
+
+def test_two_modalities_are_contrasted_as_by_clip(rng, x64):
+  x = rng.normal(size=(6, 2, 8))
+  result = jax.jit(functools.partial(pmrl_loss, contrast="modalities"))(x)
+  pairs = jax.jit(
+    functools.partial(pairwise_contrastive_loss, temperature=0.1)
+  )(x)
+  np.testing.assert_allclose(result.instance, jnp.mean(pairs), rtol=1e-12)
+
+
+def test_sample_weights_weigh_both_means(rng, grad_of_pmrl):
+  """An instance of weight 2 counts as two; of weight 0, as a negative only."""
+  x = rng.normal(size=SHAPE).astype(np.float32)
+  weights = np.array([2.0, 1, 0, 1, 0.5, 1])
+  run = jax.jit(
+    lambda x, weights, where: pmrl_loss(
+      x, where=where, sample_weights=weights, alignment_temperature=0.5
+    )
+  )
+  for where in (np.ones(SHAPE[:2], bool), WHERE):
+    aligned = alignment_loss(x, where=where, temperature=0.5)
+    counts = weights * (where.sum(1) >= 2)
+    actual = run(x, weights, where)
+    np.testing.assert_allclose(
+      actual.alignment, np.sum(counts * aligned) / counts.sum(), rtol=1e-5
+    )
+    one_by_one = [
+      run(x, np.float64(np.arange(6) == i), where).instance for i in range(6)
+    ]
+    np.testing.assert_allclose(
+      actual.instance,
+      np.sum(counts * np.array(one_by_one)) / counts.sum(),
+      rtol=1e-5,
+    )
+  assert run(x, np.zeros(6), WHERE).loss == 0
+
+
+def test_squares_are_the_eigenvalues_of_the_gram_matrix(rng, x64):
+  x = rng.normal(size=SHAPE)
+  loss = alignment_loss(
+    x, temperature=0.5, orientation="free", power=2, normalize=False
+  )
+  squares = np.linalg.eigvalsh(x @ x.swapaxes(1, 2))[:, ::-1] / 0.5
+  expected = np.log(np.exp(squares - squares[:, :1]).sum(1))
+  np.testing.assert_allclose(loss, expected, rtol=1e-8, atol=1e-12)
 
 
 def test_published_cannot_be_changed():
