@@ -61,7 +61,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.loss = {
     "alignment_temperature": 1.0,
     "instance_temperature": 0.1,
-    "instance_weight": 1.0,
+    "instance_weight": 3.0,
     "orientation": "consensus",  # "free" is the published form
     "contrast": "modalities",
     "solver": "gram",
