@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 
 from pmrl_jax.losses._negatives import Route
 
@@ -342,6 +343,21 @@ def _check_rank(x: jax.Array, name: str, axes: tuple[str, ...]) -> None:
     raise TypeError(
       f"`{name}` must be real floating-point numbers {wanted}, got dtype "
       f"{x.dtype}; convert with .astype(jnp.float32)."
+    )
+  _check_mesh(x, name)
+
+
+def _check_mesh(x: jax.Array, name: str) -> None:
+  sharding = jax.typeof(x).sharding
+  kinds = dict(zip(sharding.mesh.axis_names, sharding.mesh.axis_types))
+  split = jax.tree.leaves(tuple(sharding.spec))
+  explicit = [axis for axis in split if kinds.get(axis) == AxisType.Explicit]
+  if explicit:
+    raise ValueError(
+      f"`{name}` is split over the mesh axes {explicit}, which are Explicit, "
+      "but the compiler must choose how products of all instances with all are "
+      "split; make the mesh with axis_types=(jax.sharding.AxisType.Auto,), or "
+      "wrap the loss in jax.sharding.auto_axes."
     )
 
 

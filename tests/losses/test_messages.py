@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from pmrl_jax.losses import (
   alignment_loss,
+  bounded_temperature,
   instance_contrastive_loss,
+  pairwise_contrastive_loss,
   pmrl_loss,
   singular_spectrum,
 )
@@ -109,6 +112,107 @@ def test_temperatures_that_are_not_positive(value):
 def test_temperatures_that_are_no_scalars():
   with pytest.raises(ValueError, match=r"must be a scalar, got shape \(1,\)"):
     alignment_loss(X, temperature=jnp.ones(1))
+
+
+@of_embeddings
+def test_a_mesh_whose_axes_are_explicit(loss):
+  mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+  x = jax.device_put(X, NamedSharding(mesh, PartitionSpec("data")))
+  with (
+    jax.set_mesh(mesh),
+    pytest.raises(ValueError, match=r"\['data'\], which are Explicit.*Auto"),
+  ):
+    jax.jit(loss)(x)
+
+
+def test_auto_axes_is_the_way_out_of_an_explicit_mesh():
+  mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+  x = jax.random.normal(jax.random.key(0), X.shape)
+  expected = align(x)
+  with jax.set_mesh(mesh):
+    split = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    loss = jax.sharding.auto_axes(align, out_sharding=PartitionSpec("data"))
+    np.testing.assert_allclose(jax.jit(loss)(split), expected, rtol=1e-6)
+
+
+CONTRASTIVE = {
+  "instance": lambda **options: instance_contrastive_loss(
+    U, temperature=0.1, **options
+  ),
+  "pmrl": lambda **options: pmrl_loss(X, **options),
+  "pairwise": lambda **options: pairwise_contrastive_loss(
+    X, temperature=0.1, **options
+  ),
+}
+of_contrast = pytest.mark.parametrize("name", CONTRASTIVE)
+
+
+@of_contrast
+def test_sizes_of_blocks(name):
+  loss = CONTRASTIVE[name]
+  for size in (0, -4):
+    with pytest.raises(
+      ValueError, match=f"positive integer or None, got {size}"
+    ):
+      loss(block_size=size)
+  for size in (1.5, "8", True):
+    with pytest.raises(TypeError, match="`block_size` must be a positive int"):
+      loss(block_size=size)
+
+
+@of_contrast
+def test_axes_that_do_not_exist(name):
+  with pytest.raises(ValueError, match="'data', but no such axis is mapped"):
+    CONTRASTIVE[name](axis_name="data")
+  with pytest.raises(ValueError, match="needs `axis_name`, got None"):
+    CONTRASTIVE[name](ring=True)
+
+
+@of_contrast
+def test_label_smoothing_out_of_range(name):
+  for value in (-0.1, 1.0, float("nan")):
+    with pytest.raises(ValueError, match="from 0 to below 1, got"):
+      CONTRASTIVE[name](label_smoothing=value)
+  with pytest.raises(TypeError, match="must be a Python number"):
+    CONTRASTIVE[name](label_smoothing=jnp.ones(()))
+
+
+def test_anchors():
+  for anchor in (3, -4):
+    with pytest.raises(
+      ValueError, match=f"one of the 3 modalities, got {anchor}"
+    ):
+      pairwise_contrastive_loss(
+        X, temperature=1.0, pairs="anchor", anchor=anchor
+      )
+  with pytest.raises(
+    TypeError, match="index of a modality, an integer, got 1.0"
+  ):
+    pairwise_contrastive_loss(X, temperature=1.0, pairs="anchor", anchor=1.0)
+  with pytest.raises(
+    ValueError, match="`pairs` must be one of 'all', 'anchor'"
+  ):
+    pairwise_contrastive_loss(X, temperature=1.0, pairs="some")
+
+
+def test_sample_weights():
+  with pytest.raises(ValueError, match=r"= \(4,\), got \(4, 3\)"):
+    pmrl_loss(X, sample_weights=jnp.ones((4, 3)))
+  with pytest.raises(TypeError, match="real numbers .* got dtype complex64"):
+    pmrl_loss(X, sample_weights=jnp.ones(4, jnp.complex64))
+
+
+def test_bounds_of_a_learned_temperature():
+  for bounds in ({"minimum": 0.0}, {"minimum": 2.0}, {"maximum": -1.0}):
+    with pytest.raises(ValueError, match="positive temperatures in that order"):
+      bounded_temperature(0.0, **bounds)
+  with pytest.raises(ValueError, match=r"must be a scalar, got shape \(2,\)"):
+    bounded_temperature(jnp.zeros(2))
+
+
+def test_unknown_power():
+  with pytest.raises(ValueError, match="`power` must be one of 1, 2; got 3"):
+    align(X, power=3)
 
 
 def test_mistakes_are_found_under_jit():
