@@ -17,7 +17,7 @@ from experiments.models import build_model
 from pmrl_jax import evaluation, training
 from pmrl_jax.data import Source, evaluation_batches
 from pmrl_jax.evaluation import EmbeddingSet
-from pmrl_jax.losses import pmrl_loss
+from pmrl_jax.losses import gradient_cache, pmrl_loss
 from pmrl_jax.training.step import Objective
 
 
@@ -112,7 +112,8 @@ def _objective(
   """The loss as a function of parameters, batch and key.
 
   Args:
-    config: `loss` holds the keyword arguments of `pmrl_loss`.
+    config: `loss` holds the keyword arguments of `pmrl_loss`;
+      `micro_batch_size` says how many instances are encoded at a time.
     model: The model.
 
   Returns:
@@ -120,17 +121,22 @@ def _objective(
   """
   arguments = dict(config.loss)
 
-  def objective(
-    params: Any, batch: Mapping[str, Any], key: jax.Array
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    outputs: Any = model.apply(
+  def encode(params: Any, batch: Mapping[str, Any], key: jax.Array) -> Any:
+    return model.apply(
       {"params": params},
       batch["inputs"],
       where=batch["where"],
       train=True,
       rngs={"dropout": key},
     )
-    embeddings, where = outputs
+
+  if config.get("micro_batch_size") is not None:
+    encode = gradient_cache(encode, micro_batch_size=config.micro_batch_size)
+
+  def objective(
+    params: Any, batch: Mapping[str, Any], key: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    embeddings, where = encode(params, batch, key)
     loss, alignment, instance, _ = pmrl_loss(
       embeddings, where=where, ids=batch["ids"], **arguments
     )

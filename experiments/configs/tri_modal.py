@@ -8,6 +8,7 @@ instances of one class are not each other's negatives.
 """
 
 import ml_collections
+from ml_collections import config_dict
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -16,6 +17,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.seed = 0
   config.steps = 800
   config.batch_size = 128  # global: over all devices of all processes
+  # How many instances are encoded at a time, to save memory; None: all. The
+  # negatives are those of the whole batch in any case.
+  config.micro_batch_size = config_dict.placeholder(int)
   config.log_every = 10
   config.max_skipped = 10  # steps in a row without a finite gradient
   config.precision = "float32"  # or "bfloat16", for the encoders

@@ -83,3 +83,25 @@ def test_config_evaluates_and_saves_before_it_ends(name):
   assert config.checkpoint.every < config.steps
   training.check_retention(**config.checkpoint.retention)
   assert config.checkpoint.retention.best_metric in evaluation.SCALARS
+
+
+def test_micro_batches_change_nothing_but_memory(tmp_path, tiny, write_arrays):
+  write_arrays(tmp_path)
+  for split in ("train", "test"):
+    tiny.data[split] = str(tmp_path / f"{split}.npz")
+  encoder = tiny.model.default_encoder
+  encoder.dropout_rate = encoder.input_dropout_rate = 0.0
+  tiny.optimizer.warmup_steps = 0  # or the first step would change nothing
+  metrics, params = [], []
+  for size in (None, 5):
+    tiny.micro_batch_size = size
+    run = build.build_run(tiny)
+    batch = next(evaluation_batches(run.data.test, batch_size=16))
+    batch = training.shard_batch(build.model_inputs(batch), run.mesh)
+    state, values = build.build_train_step(tiny, run)(run.state, batch)
+    metrics.append(values)
+    params.append(state.params)
+  assert metrics[0]["grad_norm"] > 0
+  chex.assert_trees_all_close(metrics[1], metrics[0], rtol=1e-5)
+  # The first step of Adam is about the sign of each gradient.
+  chex.assert_trees_all_close(params[1], params[0], atol=1e-5)
