@@ -5,17 +5,10 @@ Learning and Alignment, arXiv 2412.11959; Cicchetti, Grassucci, Comminiello, A
 TRIANGLE Enables Multimodal Alignment Beyond Cosine Similarity, arXiv
 2509.24734.
 
-Both measure a figure as its base times its height. The base is what an
-instance's media span, and belongs to that instance alone; the height is the
-distance of an anchor from it, the only thing that all pairs of instances need,
-and takes a few dot products. Determinants of the Gram matrices of all pairs
-would need their entries for each pair, and their gradients an inverse; the
-adjugate of the media's Gram matrix avoids both, but its polynomials lose all
-digits in float32 (errors up to 0.1 for eight modalities).
+How both are computed: `_figures`.
 """
 
-import functools
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -27,23 +20,17 @@ from pmrl_jax.losses._checks import (
   check_contrast,
   check_embeddings,
 )
-from pmrl_jax.losses._contrastive import (
-  Positives,
-  Target,
-  cross_entropy_of_sums,
-  of_candidates,
-)
+from pmrl_jax.losses._contrastive import Positives, Target
 from pmrl_jax.losses._embeddings import prepare
-from pmrl_jax.losses._negatives import (
-  Route,
-  Side,
-  differ,
-  first_place,
-  sum_both_ways,
+from pmrl_jax.losses._figures import (
+  Figure,
+  along,
+  contrast_figures,
+  direction,
+  span,
+  square,
 )
-
-# Rounding errors of a sum of squared dot products, in units of `eps`.
-_ROUNDING = 4
+from pmrl_jax.losses._negatives import Route
 
 
 def volume_contrastive_loss(
@@ -74,8 +61,8 @@ def volume_contrastive_loss(
       -1/2 log( exp(-V(i, i) / tau) / sum_j exp(-V(j, i) / tau) )
 
   Unit embeddings have volumes from 0 (linearly dependent) to 1 (orthogonal).
-  A volume does not change when an embedding becomes its opposite, nor is it
-  small only where all agree: two equal media are enough.
+  A volume does not change when an embedding becomes its opposite, and is zero
+  as soon as two modalities are equal, whatever the others are.
 
   The base V(M_j) and an orthonormal basis come from a Gram-Schmidt process,
   the distance from |a|^2 minus the squared products with that basis. Where
@@ -109,7 +96,7 @@ def volume_contrastive_loss(
     block_size: see `pmrl_loss`, as are `axis_name`, `ring` and `precision`.
     axis_name: name of the mapped axis that the batch is split over.
     ring: whether keys travel around that axis instead of being gathered.
-    precision: of the products.
+    precision: of the products; less than `"highest"` blurs small distances.
 
   Returns:
     `[batch]` losses, float32 or wider; 0 for an instance that does not take
@@ -151,11 +138,11 @@ def volume_contrastive_loss(
   anchor = check_anchor(anchor, num_modalities)
   media = [n for n in range(num_modalities) if n != anchor]
   present = None if where is None else where[:, jnp.array(media)]
-  basis, volume = _span([z[:, n] for n in media], present)
+  basis, volume = span([z[:, n] for n in media], present)
   if where is not None and present is not None:
     where = where[:, anchor] & jnp.any(present, axis=1)
-  return _contrast(
-    _Figure(z[:, anchor], basis, None, volume),
+  return contrast_figures(
+    Figure(z[:, anchor], basis, None, volume),
     temperature=temperature,
     where=where,
     ids=ids,
@@ -227,7 +214,7 @@ def area_contrastive_loss(
     block_size: see `pmrl_loss`, as are `axis_name`, `ring` and `precision`.
     axis_name: name of the mapped axis that the batch is split over.
     ring: whether keys travel around that axis instead of being gathered.
-    precision: of the products.
+    precision: of the products; less than `"highest"` blurs small distances.
 
   Returns:
     `[batch]` losses, float32 or wider; 0 for an instance that does not take
@@ -267,11 +254,11 @@ def area_contrastive_loss(
     )
   anchor = check_anchor(anchor, 3)
   v, w = (z[:, n] for n in range(3) if n != anchor)
-  edge, length = _direction(w - v, _square(v) + _square(w))
+  edge, length = direction(w - v, square(v) + square(w))
   # The point of the line through v and w that is nearest to the origin.
-  foot = v - _along(v, edge[:, None])
-  return _contrast(
-    _Figure(z[:, anchor], [edge], foot, length / 2),
+  foot = v - along(v, edge[:, None])
+  return contrast_figures(
+    Figure(z[:, anchor], [edge], foot, length / 2),
     temperature=temperature,
     where=None if where is None else jnp.all(where, axis=1),
     ids=ids,
@@ -279,15 +266,6 @@ def area_contrastive_loss(
     route=Route(block_size, axis_name, ring),
     precision=precision,
   )
-
-
-class _Figure(NamedTuple):
-  """What anchors and bases make of instances: base times height."""
-
-  anchor: jax.Array  # [instance, dim]
-  basis: list[jax.Array]  # [instance, dim] each, orthonormal or zero
-  foot: jax.Array | None  # [instance, dim], orthogonal to them; None: zero
-  size: jax.Array  # [instance], of the base
 
 
 def _checked(
@@ -315,133 +293,3 @@ def _checked(
     label_smoothing=label_smoothing,
   )
   return prepare(embeddings, where, normalize)[0], where, ids
-
-
-def _span(
-  vectors: list[jax.Array], present: jax.Array | None
-) -> tuple[list[jax.Array], jax.Array]:
-  """Returns an orthonormal basis of the present vectors, and their volume."""
-  basis: list[jax.Array] = []
-  volume = jnp.ones(vectors[0].shape[:1], vectors[0].dtype)
-  for n, vector in enumerate(vectors):
-    rest = vector
-    # The second time removes what the rounding of the first has left.
-    for _ in range(2 if basis else 0):
-      rest = rest - _along(rest, jnp.stack(basis, axis=1))
-    q, length = _direction(rest, _square(vector))
-    basis.append(q)
-    if present is not None:
-      length = jnp.where(present[:, n], length, 1)
-    volume = volume * length
-  return basis, volume
-
-
-def _direction(x: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns `x / |x|` and `|x|`, both zero below the rounding of `scale`.
-
-  Args:
-    x: `[instance, dim]`.
-    scale: `[instance]`, squared length of what x was computed from.
-  """
-  eps = _ROUNDING * float(jnp.finfo(x.dtype).eps)
-  length = _root(_square(x), eps**2 * scale)
-  is_zero = (length == 0)[:, None]
-  return jnp.where(
-    is_zero, 0, x / jnp.where(is_zero, 1, length[:, None])
-  ), length
-
-
-def _along(x: jax.Array, basis: jax.Array) -> jax.Array:
-  """Returns the part of x in the span of a basis `[instance, n, dim]`."""
-  einsum = functools.partial(jnp.einsum, precision="highest")
-  return einsum("bnd,bn->bd", basis, einsum("bnd,bd->bn", basis, x))
-
-
-def _square(x: jax.Array) -> jax.Array:
-  return jnp.sum(x * x, axis=-1)
-
-
-def _root(square: jax.Array, floor: jax.Array) -> jax.Array:
-  """Returns a square root that is zero, with zero gradient, below a floor."""
-  # `<=` is false for NaN, so that NaN is passed on and never hidden.
-  is_zero = square <= floor
-  # The branch that is not taken must be differentiable too.
-  return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, square)))
-
-
-def _height(
-  anchor: jax.Array,
-  basis: list[jax.Array],
-  foot: jax.Array | None,
-  precision: jax.lax.PrecisionLike,
-) -> jax.Array:
-  """Distance of one anchor `[dim]` from one base, by dot products."""
-  scale = square = _square(anchor)
-  for q in basis:
-    square = square - jnp.dot(q, anchor, precision=precision) ** 2
-  if foot is not None:
-    scale = scale + _square(foot)
-    product = jnp.dot(foot, anchor, precision=precision)
-    square = square + _square(foot) - 2 * product
-  eps = _ROUNDING * float(jnp.finfo(anchor.dtype).eps)
-  return _root(square, eps * scale)
-
-
-def _contrast(
-  figure: _Figure,
-  *,
-  temperature: ArrayLike,
-  where: jax.Array | None,
-  ids: jax.Array | None,
-  target: Target,
-  route: Route,
-  precision: jax.lax.PrecisionLike,
-) -> jax.Array:
-  """Returns `[batch]`: every anchor finds its base, every base its anchor."""
-  anchor, basis, foot, size = figure
-  size = size / jnp.asarray(temperature, size.dtype)
-  height = functools.partial(_height, precision="highest")
-  own = -size * jax.vmap(height)(anchor, basis, foot)
-  # One array, for a single collective.
-  parts = [anchor, *basis] if foot is None else [anchor, *basis, foot]
-  packed = jnp.concatenate([*parts, size[:, None]], axis=1)
-  side = Side(
-    packed,
-    first_place(len(packed), route.axis_name),
-    ids,
-    None if where is None else where[:, None],
-  )
-  terms = functools.partial(
-    _terms,
-    num_rows=len(parts),
-    has_foot=foot is not None,
-    target=target,
-    precision=precision,
-  )
-  there, back = (
-    cross_entropy_of_sums(own[None], sums, target)[0]
-    for sums in sum_both_ways(terms, side, route)
-  )
-  losses = (there + back) / 2
-  return losses if where is None else jnp.where(where, losses, 0)
-
-
-def _terms(
-  queries: Side,
-  keys: Side,
-  *,
-  num_rows: int,
-  has_foot: bool,
-  target: Target,
-  precision: jax.lax.PrecisionLike,
-) -> tuple[jax.Array, Any]:
-  dim = queries.values.shape[1] // num_rows
-  anchors = queries.values[:, :dim]
-  base = [keys.values[:, n * dim : (n + 1) * dim] for n in range(1, num_rows)]
-  foot = base.pop() if has_foot else None
-  height = functools.partial(_height, precision=precision)
-  heights = jax.vmap(
-    jax.vmap(height, in_axes=(None, 0, 0)), in_axes=(0, None, None)
-  )(anchors, base, foot)
-  logits = -heights * keys.values[None, :, -1]
-  return of_candidates(logits[None], *differ(queries, keys), target)

@@ -36,8 +36,8 @@ def sample_hard_negatives(
       softmax_j(s_ij / tau) + f
 
   where the softmax is over all candidates, the own one included, as published.
-  The floor keeps every candidate possible; with two queries' worth of
-  candidates it hardly matters, with thousands it is most of the weight.
+  The floor keeps every candidate possible. With 10,000 candidates, that of
+  1e-4 weighs as much as the softmax.
 
   Differs from the authors' code: all candidates with the query's id are its
   own, where ALBEF, BLIP, VAST, GRAM and PMRL may draw another caption of the

@@ -105,7 +105,8 @@ def sum_both_ways(terms: Terms, side: Side, route: Route) -> list[Sums]:
       lambda *ways: jnp.concatenate(ways), terms(queries, keys), back
     )
 
-  sums = sum_over_keys(both, side, side, route)
+  keys = side if route.axis_name is not None else whole_batch(side, None)
+  sums = sum_over_keys(both, side, keys, route)
   half = jax.tree.leaves(sums)[0].shape[0] // 2
   return [
     jax.tree.map(lambda x: x[:half], sums),

@@ -70,9 +70,9 @@ def product_contrastive_loss(
 
   where <z_i> is the product of all modalities of i, and y_t are tuples of the
   other modalities, each from an instance of its own. For two modalities this
-  is `pairwise_contrastive_loss`, whatever the negatives. The product is also
-  large where pairs of modalities agree with a sign that the third undoes; it
-  measures what all share, and no pair need be alike.
+  is `pairwise_contrastive_loss`, whatever the negatives. For more, no pair
+  need be alike: a product does not change when two modalities become their
+  opposites.
 
   Differs from the authors' code:
 
@@ -80,12 +80,13 @@ def product_contrastive_loss(
     vectors shrink with N: now random ones spread by dim^(-1/2) for every N, as
     cosines do, so that temperatures are comparable. Their scale is learned.
   * A tuple whose members all have the anchor's id is no negative; theirs may
-    be the positive itself. None is dropped in exchange: B shuffled negatives,
-    where they have B - 1.
+    be the positive itself. And all shuffled tuples count, as many as there are
+    instances, where theirs are one less.
   * `"shuffled"` permutes each modality once, not anew for every anchor.
   * Instances that lack a modality are left out, as anchors and in tuples: a
     product needs all of its factors, and without one is that of another N.
-    They feed the encoders a placeholder instead, which the caller may do too.
+    They tell the encoders what is missing instead; a caller may do so too,
+    and leave `where` out.
 
   Args:
     embeddings: `[batch, modality, dim]`, any floating dtype.
@@ -147,15 +148,12 @@ def product_contrastive_loss(
   )
   z, _ = prepare(embeddings, where, normalize)
   complete = None if where is None else jnp.all(where, axis=1, keepdims=True)
-  first = first_place(batch, axis_name)
-  if ids is None:
-    ids = jnp.arange(batch, dtype=jnp.int32) + first
-  local = Side(z, first, ids, complete)
+  local = Side(z, first_place(batch, axis_name), ids, complete)
   if axis_name is not None:
     local = varying(local, axis_name)
     z = local.values
   scale = dim ** ((num_modalities - 2) / 2) / jnp.asarray(temperature, z.dtype)
-  anchors = local._replace(values=z * scale)
+  anchors = local._replace(values=z * scale, ids=_identities(local))
   target = Target(label_smoothing)
   options = {"target": target, "precision": precision}
   if negatives == "all":
@@ -167,6 +165,13 @@ def product_contrastive_loss(
   )
   losses = jnp.mean(cross_entropy_of_sums(own[None], sums, target), axis=0)
   return losses if complete is None else jnp.where(complete[:, 0], losses, 0)
+
+
+def _identities(side: Side) -> jax.Array:
+  """Returns `[instance]`: ids, or places in the global batch."""
+  if side.ids is not None:
+    return side.ids
+  return jnp.arange(side.values.shape[0], dtype=jnp.int32) + side.first
 
 
 def _product(factors: jax.Array, modalities: Any) -> jax.Array:
@@ -217,7 +222,7 @@ def _pick(side: Side, index: jax.Array) -> Side:
   return Side(
     jnp.stack([side.values[rows, m] for m, rows in enumerate(index.T)], axis=1),
     side.first,
-    side.ids[index],
+    _identities(side)[index],
     None if side.where is None else side.where[index, 0],
   )
 
@@ -253,20 +258,28 @@ def _shuffled_terms(
   target: Target,
   precision: jax.lax.PrecisionLike,
 ) -> tuple[jax.Array, Any]:
-  others = _others(keys.values.shape[1])
-  products = jnp.stack([_product(keys.values, rest) for rest in others])
+  products = jnp.stack(
+    [_product(keys.values, rest) for rest in _others(keys.values.shape[1])]
+  )
   logits = jnp.einsum(
     "bnd,nBd->nbB", queries.values, products, precision=precision
   )
   same = queries.ids[None, :, None] == keys.ids.T[:, None, :]
-  lose = ~jnp.stack([jnp.all(same[jnp.array(rest)], axis=0) for rest in others])
+  lose = ~_of_all_others(same)
   if queries.where is not None and keys.where is not None:
-    exists = keys.where.T
-    exists = jnp.stack(
-      [jnp.all(exists[jnp.array(rest)], axis=0) for rest in others]
-    )
-    lose = lose & exists[:, None, :] & queries.where.T[:, :, None]
+    exists = _of_all_others(keys.where.T)[:, None, :]
+    lose = lose & exists & queries.where.T[:, :, None]
   return of_candidates(logits, lose, None, target)
+
+
+def _of_all_others(marks: jax.Array) -> jax.Array:
+  """Returns `[modality, ...]`, whether all the other modalities are marked."""
+  return jnp.stack(
+    [
+      functools.reduce(operator.and_, (marks[n] for n in rest))
+      for rest in _others(len(marks))
+    ]
+  )
 
 
 # All: the digits of a tuple's number, in base batch, are its members.
@@ -296,7 +309,7 @@ def _over_all(
     Side(
       (anchors.values, everyone.values),
       anchors.first,
-      (anchors.ids, everyone.ids, everyone.where),
+      (anchors.ids, _identities(everyone), everyone.where),
       anchors.where,
     ),
     Side((), 0, jnp.arange(num_tuples, dtype=jnp.int32)),

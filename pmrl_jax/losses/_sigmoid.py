@@ -126,8 +126,8 @@ def sigmoid_contrastive_loss(
   z = z * jnp.asarray(temperature, z.dtype) ** -0.5
   bias = jnp.broadcast_to(jnp.asarray(bias, z.dtype), z.shape[:1])
   first = first_place(z.shape[0], axis_name)
-  own = bias + jnp.stack(
-    [jnp.sum(z[:, a] * z[:, b], axis=-1) for a, b in tasks]
+  own = jnp.stack(
+    [jnp.sum(z[:, a] * z[:, b], axis=-1) + bias for a, b in tasks]
   )
   sums = sum_over_keys(
     functools.partial(

@@ -15,9 +15,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from pmrl_jax.losses import (
   PUBLISHED,
+  area_contrastive_loss,
   instance_contrastive_loss,
   pairwise_contrastive_loss,
   pmrl_loss,
+  product_contrastive_loss,
+  sigmoid_contrastive_loss,
+  volume_contrastive_loss,
 )
 
 # Odd shares of the batch: 3 on each of 8 devices, 12 on 2; blocks of 5.
@@ -61,8 +65,32 @@ LOSSES = {
   "anchor": mean_of(
     pairwise_contrastive_loss, temperature=0.2, pairs="anchor", anchor=1
   ),
+  "sigmoid": mean_of(
+    sigmoid_contrastive_loss, temperature=0.2, bias=-2.0, positives="ids"
+  ),
+  "volume": mean_of(
+    volume_contrastive_loss,
+    temperature=0.2,
+    anchor=1,
+    positives="ids",
+    label_smoothing=0.1,
+  ),
+  "area": mean_of(area_contrastive_loss, temperature=0.2),
+  "product": mean_of(
+    product_contrastive_loss,
+    temperature=0.2,
+    key=jax.random.key(3),
+    label_smoothing=0.1,
+  ),
+  "product_all": mean_of(
+    product_contrastive_loss, temperature=0.2, negatives="all"
+  ),
 }
 each_loss = pytest.mark.parametrize("name", LOSSES)
+# Areas take the routes of volumes; tuples need all instances at once.
+each_loss_that_rings = pytest.mark.parametrize(
+  "name", [name for name in LOSSES if name not in ("area", "product_all")]
+)
 QUICKLY = {"xla_backend_optimization_level": 0}
 
 
@@ -166,9 +194,19 @@ ROUTES = {
 
 
 @each_loss
-@pytest.mark.parametrize("route", ["gathered", "ring_blocks"])
-def test_shard_map_equals_one_device(name, route):
-  assert_close(mapped(name, 8, **ROUTES[route])(*inputs()), expected(name))
+def test_gathered_equals_one_device(name):
+  assert_close(mapped(name, 8)(*inputs()), expected(name))
+
+
+@each_loss_that_rings
+def test_ring_equals_one_device(name):
+  run = mapped(name, 8, **ROUTES["ring_blocks"])
+  assert_close(run(*inputs()), expected(name))
+
+
+def test_all_tuples_do_not_ring():
+  with pytest.raises(ValueError, match="'all'.*, whose tuples need the inst"):
+    mapped("product_all", 8, ring=True)(*inputs())
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 8])
@@ -178,14 +216,16 @@ def test_number_of_devices_does_not_matter(num_devices, route):
   assert_close(actual, expected("pmrl"))
 
 
-@pytest.mark.parametrize("name", ["pmrl", "pairwise"])
+@pytest.mark.parametrize("name", ["pmrl", "pairwise", "product"])
 @pytest.mark.parametrize("route", ["gathered", "ring_blocks"])
 def test_shard_map_without_its_checks_equals_one_device(name, route):
   run = mapped(name, 2, check_vma=False, **ROUTES[route])
   assert_close(run(*inputs()), expected(name))
 
 
-@pytest.mark.parametrize("name", ["pmrl", "pmrl_published", "pairwise"])
+@pytest.mark.parametrize(
+  "name", ["pmrl", "pmrl_published", "pairwise", "product"]
+)
 def test_pmap_equals_one_device(name):
   loss = objective(name, axis_name="data", **ROUTES["gathered"])
 
@@ -199,7 +239,7 @@ def test_pmap_equals_one_device(name):
   assert_close(actual, expected(name))
 
 
-@each_loss
+@each_loss_that_rings
 @pytest.mark.parametrize("route", ["dense", "blocks"])
 def test_sharded_jit_equals_one_device(name, route):
   mesh = mesh_of(8)
