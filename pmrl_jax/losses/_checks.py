@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
 
-from pmrl_jax.losses._negatives import Route
+from pmrl_jax.losses._sums import Route
 
 
 def check_embeddings(

@@ -16,18 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from pmrl_jax.losses._contrastive import (
+from pmrl_jax.losses._cross_entropy import (
   Target,
   cross_entropy_of_sums,
   of_candidates,
 )
-from pmrl_jax.losses._negatives import (
-  Route,
-  Side,
-  differ,
-  first_place,
-  sum_both_ways,
-)
+from pmrl_jax.losses._negatives import first_place, sum_both_ways
+from pmrl_jax.losses._sums import Route, Side, differ
 
 # Rounding errors of a sum of squared dot products, in units of `eps`.
 _ROUNDING = 4

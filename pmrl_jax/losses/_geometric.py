@@ -20,7 +20,7 @@ from pmrl_jax.losses._checks import (
   check_contrast,
   check_embeddings,
 )
-from pmrl_jax.losses._contrastive import Positives, Target
+from pmrl_jax.losses._cross_entropy import Positives, Target
 from pmrl_jax.losses._embeddings import prepare
 from pmrl_jax.losses._figures import (
   Figure,
@@ -30,7 +30,7 @@ from pmrl_jax.losses._figures import (
   span,
   square,
 )
-from pmrl_jax.losses._negatives import Route
+from pmrl_jax.losses._sums import Route
 
 
 def volume_contrastive_loss(

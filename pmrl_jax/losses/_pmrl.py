@@ -20,17 +20,8 @@ from pmrl_jax.losses._checks import (
   check_sample_weights,
   check_temperature,
 )
-from pmrl_jax.losses._contrastive import (
-  Target,
-  Tasks,
-  cross_entropy,
-  mean_over_tasks,
-  modality_pairs,
-  presence_of_pairs,
-)
-from pmrl_jax.losses._contrastive import contrast as contrast_instances
+from pmrl_jax.losses._cross_entropy import Target, cross_entropy
 from pmrl_jax.losses._embeddings import prepare
-from pmrl_jax.losses._negatives import Route
 from pmrl_jax.losses._spectrum import (
   Orientation,
   Solver,
@@ -38,6 +29,14 @@ from pmrl_jax.losses._spectrum import (
   spectrum_and_others,
   spectrum_of,
 )
+from pmrl_jax.losses._sums import Route
+from pmrl_jax.losses._tasks import (
+  Tasks,
+  mean_over_tasks,
+  modality_pairs,
+  presence_of_pairs,
+)
+from pmrl_jax.losses._tasks import contrast as contrast_instances
 
 Contrast = Literal["directions", "modalities", "pairs"]
 Power = Literal[1, 2]

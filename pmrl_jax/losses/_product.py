@@ -13,27 +13,25 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from pmrl_jax.losses._blocks import pass_on
 from pmrl_jax.losses._checks import (
   check_choice,
   check_contrast,
   check_embeddings,
 )
-from pmrl_jax.losses._contrastive import (
+from pmrl_jax.losses._cross_entropy import (
   Target,
   cross_entropy_of_sums,
   of_candidates,
 )
 from pmrl_jax.losses._embeddings import prepare
 from pmrl_jax.losses._negatives import (
-  Route,
-  Side,
-  Sums,
   first_place,
-  pass_on,
   sum_over_keys,
   varying,
   whole_batch,
 )
+from pmrl_jax.losses._sums import Route, Side, Sums
 
 Negatives = Literal["shuffled", "all"]
 

@@ -17,22 +17,17 @@ from pmrl_jax.losses._checks import (
   check_embeddings,
   check_scalar,
 )
-from pmrl_jax.losses._contrastive import (
+from pmrl_jax.losses._cross_entropy import Positives
+from pmrl_jax.losses._embeddings import prepare
+from pmrl_jax.losses._negatives import first_place, sum_over_keys
+from pmrl_jax.losses._sums import Route, Side, differ
+from pmrl_jax.losses._tasks import (
   Pairs,
-  Positives,
   Tasks,
   mean_over_tasks,
   modality_pairs,
   presence_of_pairs,
   products,
-)
-from pmrl_jax.losses._embeddings import prepare
-from pmrl_jax.losses._negatives import (
-  Route,
-  Side,
-  differ,
-  first_place,
-  sum_over_keys,
 )
 
 

@@ -1,0 +1,168 @@
+"""A block of keys at a time, and around a ring of devices.
+
+Sums over blocks have a running log-sum-exp (Milakov and Gimelshein, Online
+normalizer calculation for softmax, arXiv 1805.02867); the backward pass
+computes the logits of each block again. On a ring, keys travel from device to
+device, so that none ever holds all of them (Liu, Zaharia, Abbeel, Ring
+Attention, arXiv 2310.01889).
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pmrl_jax.losses._sums import Side, Sums, Terms, add_up, count, merge
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def by_blocks(terms: Terms, block_size: int, queries: Side, keys: Side) -> Sums:
+  first, blocks = _split(keys, block_size)
+  sums = add_up(*terms(queries, first))
+
+  def add(sums: Sums, block: Side) -> tuple[Sums, None]:
+    return merge(sums, add_up(*terms(queries, block))), None
+
+  return jax.lax.scan(add, sums, blocks)[0]
+
+
+def _blocks_forward(
+  terms: Terms, block_size: int, queries: Side, keys: Side
+) -> tuple[Sums, Any]:
+  sums = by_blocks(terms, block_size, queries, keys)
+  return sums, (queries, keys, sums.log_sum_exp)
+
+
+def _blocks_backward(
+  terms: Terms, block_size: int, saved: Any, cotangents: Sums
+) -> tuple[Side, Side]:
+  queries, keys, log_sum_exp = saved
+  gradient = functools.partial(_gradient, terms, log_sum_exp, cotangents)
+  first, blocks = _split(keys, block_size)
+  d_queries, d_first = gradient(queries, first)
+
+  def add(total: Any, block: Side) -> tuple[Any, Any]:
+    d_queries, d_block = gradient(queries, block)
+    return jax.tree.map(jnp.add, total, d_queries), d_block
+
+  d_queries, d_blocks = jax.lax.scan(add, d_queries, blocks)
+  d_keys = jax.tree.map(
+    lambda a, b: jnp.concatenate([a, b.reshape(-1, *a.shape[1:])]),
+    d_first,
+    d_blocks,
+  )
+  return _cotangent(d_queries), _cotangent(d_keys)
+
+
+by_blocks.defvjp(_blocks_forward, _blocks_backward)
+
+
+def _split(keys: Side, block_size: int) -> tuple[Side, Side]:
+  """Returns a first block, with the remainder, and the rest, stacked."""
+  num_keys = count(keys)
+  cut = num_keys % block_size or min(block_size, num_keys)
+  starts = jnp.arange(cut, num_keys, block_size, dtype=jnp.int32) + keys.first
+  arrays = keys._replace(first=None)  # type: ignore[arg-type]
+  return (
+    jax.tree.map(lambda x: x[:cut], arrays)._replace(first=keys.first),
+    jax.tree.map(
+      lambda x: x[cut:].reshape(-1, block_size, *x.shape[1:]), arrays
+    )._replace(first=starts),
+  )
+
+
+def _gradient(
+  terms: Terms,
+  log_sum_exp: jax.Array,
+  cotangents: Sums,
+  queries: Side,
+  keys: Side,
+) -> tuple[Any, Any]:
+  """Gradients of the sums with respect to the values of both sides.
+
+  The derivative of a log-sum-exp by a logit is exp(logit - log_sum_exp), so
+  each block has its gradient without the others.
+  """
+
+  def weighted(query_values: Any, key_values: Any) -> jax.Array:
+    logits, others = terms(
+      queries._replace(values=query_values), keys._replace(values=key_values)
+    )
+    shares = None
+    if logits is not None and log_sum_exp is not None:
+      shares = jnp.exp(logits - log_sum_exp[..., None])
+    products = jax.tree.map(
+      lambda cotangent, term: jnp.sum(cotangent[..., None] * term),
+      tuple(cotangents),
+      (shares, others),
+    )
+    return sum(jax.tree.leaves(products), start=jnp.zeros(()))
+
+  return jax.grad(weighted, argnums=(0, 1))(queries.values, keys.values)
+
+
+def _cotangent(values: Any) -> Side:
+  return Side(values, None, None, None)  # type: ignore[arg-type]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def by_ring(
+  terms: Terms, block_size: int, axis_name: Any, queries: Side, keys: Side
+) -> Sums:
+  sums = by_blocks(terms, block_size, queries, keys)
+
+  def add(carry: tuple[Side, Sums], _: None) -> tuple[tuple[Side, Sums], None]:
+    keys, sums = carry
+    keys = pass_on(keys, axis_name)
+    return (
+      keys,
+      merge(sums, by_blocks(terms, block_size, queries, keys)),
+    ), None
+
+  others = jax.lax.axis_size(axis_name) - 1
+  (_, sums), _ = jax.lax.scan(add, (keys, sums), length=others)
+  return sums
+
+
+def _ring_forward(
+  terms: Terms, block_size: int, axis_name: Any, queries: Side, keys: Side
+) -> tuple[Sums, Any]:
+  sums = by_ring(terms, block_size, axis_name, queries, keys)
+  return sums, (queries, keys, sums.log_sum_exp)
+
+
+def _ring_backward(
+  terms: Terms, block_size: int, axis_name: Any, saved: Any, cotangents: Sums
+) -> tuple[Side, Side]:
+  queries, keys, log_sum_exp = saved
+
+  def gradient(keys: Side) -> tuple[Any, Any]:
+    d_queries, d_keys = _blocks_backward(
+      terms, block_size, (queries, keys, log_sum_exp), cotangents
+    )
+    return d_queries.values, d_keys.values
+
+  d_queries, d_keys = gradient(keys)
+
+  # The gradient of the keys travels with them, and at last goes home.
+  def add(carry: Any, _: None) -> tuple[Any, None]:
+    keys, d_queries, d_keys = carry
+    keys, d_keys = pass_on((keys, d_keys), axis_name)
+    more = gradient(keys)
+    return (keys, *jax.tree.map(jnp.add, (d_queries, d_keys), more)), None
+
+  others = jax.lax.axis_size(axis_name) - 1
+  carry, _ = jax.lax.scan(add, (keys, d_queries, d_keys), length=others)
+  _, d_queries, d_keys = carry
+  return _cotangent(d_queries), _cotangent(pass_on(d_keys, axis_name))
+
+
+by_ring.defvjp(_ring_forward, _ring_backward)
+
+
+def pass_on(tree: Any, axis_name: Any) -> Any:
+  """Hands a tree on to the next device, and returns that of the previous."""
+  size = jax.lax.axis_size(axis_name)
+  steps = [(source, (source + 1) % size) for source in range(size)]
+  return jax.lax.ppermute(tree, axis_name, steps)
