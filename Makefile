@@ -6,7 +6,7 @@ BIN := $(ENV)/bin
 CONFIG ?= experiments/configs/tri_modal.py
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help train test check format clean
+.PHONY: help train compare test benchmark check format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -15,8 +15,14 @@ help:  ## List the targets.
 train: $(ENV)/train.installed  ## Install, then train CONFIG (images, speech, text).
 	$(BIN)/python -m experiments.train --config=$(CONFIG) $(ARGS)
 
+compare: $(ENV)/train.installed  ## Install, then compare all losses on equal terms.
+	$(BIN)/python -m experiments.compare $(ARGS)
+
 test: $(ENV)/test.installed  ## Install, then run the whole suite.
 	$(PYTEST) $(ARGS)
+
+benchmark: $(ENV)/train.installed  ## Install, then measure what the losses cost.
+	$(BIN)/python -m experiments.benchmarks.losses $(ARGS)
 
 check: $(ENV)/test.installed  ## Lint, format and type checks.
 	$(BIN)/ruff check .

@@ -61,8 +61,18 @@ TABLE = {
       "training",
       "weights",
     },
-    "packages": {"absl", "flax", "jax", "ml_collections", "numpy", "optax"},
-    "lazily": set(),
+    "packages": {
+      "absl",
+      "flax",
+      "jax",
+      "ml_collections",
+      "numpy",
+      "optax",
+      "scipy",
+      "tqdm",
+    },
+    # PyTorch only takes part in a benchmark.
+    "lazily": {"torch"},
   },
 }
 

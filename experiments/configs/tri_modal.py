@@ -67,7 +67,7 @@ def get_config() -> ml_collections.ConfigDict:
     "instance_temperature": 0.1,
     "instance_weight": 3.0,
     "orientation": "consensus",  # "free" is the published form
-    "contrast": "modalities",
+    "contrast": "pairs",
     "solver": "gram",
   }
   config.optimizer = {

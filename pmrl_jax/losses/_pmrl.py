@@ -131,7 +131,7 @@ def pmrl_loss(
   instance_temperature: ArrayLike = 0.1,
   instance_weight: ArrayLike = 3.0,
   orientation: Orientation = "consensus",
-  contrast: Contrast = "modalities",
+  contrast: Contrast = "pairs",
   power: Power = 1,
   solver: Solver = "svd",
   where: jax.Array | None = None,
@@ -153,6 +153,8 @@ def pmrl_loss(
 
   * `"directions"`: the instances' leading directions, as published (see
     `instance_contrastive_loss`); it only repels.
+  * `"pairs"`: the embeddings of each pair of modalities, both ways (see
+    `pairwise_contrastive_loss`); quadratic in the number of modalities.
   * `"modalities"`: what all modalities of an instance but one agree on, and
     the embeddings of that one: it must find its own among those of all
     instances. What k modalities agree on is Z^T w / sqrt(k), their leading
@@ -160,9 +162,8 @@ def pmrl_loss(
     their mean. Its product with an embedding z then is, up to a constant of the
     instance and a factor, the squared consensus value ||sum_m z_m||^2 / (k + 1)
     of the stack with z swapped in: the instance whose modality fits best must
-    be the instance itself. Linear in the number of modalities, and for two of
-    them the loss of CLIP.
-  * `"pairs"`: the embeddings of each pair of modalities, both ways; quadratic.
+    be the instance itself. Linear in the number of modalities: for many of
+    them, where pairs would cost too much.
 
   An instance's term is the mean over its modalities (or pairs) that take part.
 

@@ -31,7 +31,7 @@ ORIENTATIONS = ("free", "lifted", "consensus")
 CONTRASTS = ("directions", "modalities", "pairs")
 DEFAULTS = {
   "orientation": "consensus",
-  "contrast": "modalities",
+  "contrast": "pairs",
   "solver": "svd",
 }
 
