@@ -18,13 +18,15 @@ from pmrl_jax.losses._sums import Side, Sums, Terms, add_up, count, merge
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def by_blocks(terms: Terms, block_size: int, queries: Side, keys: Side) -> Sums:
-  first, blocks = _split(keys, block_size)
-  sums = add_up(*terms(queries, first))
+  """Sums over all keys, `block_size` at a time; see `sum_over_keys`."""
+  cut, starts = _starts(keys, block_size)
+  sums = add_up(*terms(queries, _block(keys, 0, cut)))
 
-  def add(sums: Sums, block: Side) -> tuple[Sums, None]:
+  def add(sums: Sums, start: jax.Array) -> tuple[Sums, None]:
+    block = _block(keys, start, block_size)
     return merge(sums, add_up(*terms(queries, block))), None
 
-  return jax.lax.scan(add, sums, blocks)[0]
+  return jax.lax.scan(add, sums, starts)[0]
 
 
 def _blocks_forward(
@@ -39,37 +41,48 @@ def _blocks_backward(
 ) -> tuple[Side, Side]:
   queries, keys, log_sum_exp = saved
   gradient = functools.partial(_gradient, terms, log_sum_exp, cotangents)
-  first, blocks = _split(keys, block_size)
-  d_queries, d_first = gradient(queries, first)
-
-  def add(total: Any, block: Side) -> tuple[Any, Any]:
-    d_queries, d_block = gradient(queries, block)
-    return jax.tree.map(jnp.add, total, d_queries), d_block
-
-  d_queries, d_blocks = jax.lax.scan(add, d_queries, blocks)
+  cut, starts = _starts(keys, block_size)
+  d_queries, d_first = gradient(queries, _block(keys, 0, cut))
+  # Each block's gradient is written into its place: no second copy of all.
   d_keys = jax.tree.map(
-    lambda a, b: jnp.concatenate([a, b.reshape(-1, *a.shape[1:])]),
+    lambda d, x: jnp.concatenate([d, jnp.zeros_like(x[cut:])]),
     d_first,
-    d_blocks,
+    keys.values,
   )
+
+  def add(carry: Any, start: jax.Array) -> tuple[Any, None]:
+    total, d_keys = carry
+    d_queries, d_block = gradient(queries, _block(keys, start, block_size))
+    d_keys = jax.tree.map(
+      lambda d, x: jax.lax.dynamic_update_slice_in_dim(d, x, start, axis=0),
+      d_keys,
+      d_block,
+    )
+    return (jax.tree.map(jnp.add, total, d_queries), d_keys), None
+
+  (d_queries, d_keys), _ = jax.lax.scan(add, (d_queries, d_keys), starts)
   return _cotangent(d_queries), _cotangent(d_keys)
 
 
 by_blocks.defvjp(_blocks_forward, _blocks_backward)
 
 
-def _split(keys: Side, block_size: int) -> tuple[Side, Side]:
-  """Returns a first block, with the remainder, and the rest, stacked."""
+def _starts(keys: Side, block_size: int) -> tuple[int, jax.Array]:
+  """Returns the size of the first block, and where the others start.
+
+  The first one is what the others leave over, if they do not fit exactly.
+  """
   num_keys = count(keys)
   cut = num_keys % block_size or min(block_size, num_keys)
-  starts = jnp.arange(cut, num_keys, block_size, dtype=jnp.int32) + keys.first
-  arrays = keys._replace(first=None)  # type: ignore[arg-type]
-  return (
-    jax.tree.map(lambda x: x[:cut], arrays)._replace(first=keys.first),
-    jax.tree.map(
-      lambda x: x[cut:].reshape(-1, block_size, *x.shape[1:]), arrays
-    )._replace(first=starts),
+  return cut, jnp.arange(cut, num_keys, block_size, dtype=jnp.int32)
+
+
+def _block(keys: Side, start: jax.Array | int, size: int) -> Side:
+  values, ids, where = jax.tree.map(
+    lambda x: jax.lax.dynamic_slice_in_dim(x, start, size),
+    (keys.values, keys.ids, keys.where),
   )
+  return Side(values, keys.first + start, ids, where)
 
 
 def _gradient(

@@ -18,7 +18,6 @@ from pmrl_jax.losses._cross_entropy import (
 from pmrl_jax.losses._negatives import (
   automatic_mesh,
   first_place,
-  shares_logits,
   sum_over_keys,
 )
 from pmrl_jax.losses._sums import Route, Side, Sums, add_up, differ
@@ -106,12 +105,12 @@ def contrast(
 
   first = first_place(queries.shape[0], route.axis_name)
   terms = functools.partial(_terms, target=target, precision=precision)
-  if shares_logits(route, queries):
+  if route.axis_name is None and automatic_mesh(queries) is None:
     sides = [
       (Side(query_rows[a], first, ids), Side(key_rows[b], first, ids))
       for a, b in tasks
     ]
-    sums = _task_by_task(terms, sides, where, both_ways)
+    sums = _task_by_task(terms, sides, where, both_ways, route)
   else:
     sums = _all_tasks(
       terms,
@@ -130,20 +129,28 @@ def _task_by_task(
   sides: list[tuple[Side, Side]],
   where: jax.Array | None,
   both_ways: bool,
+  route: Route,
 ) -> list[Sums]:
   """Returns the sums over keys and, both ways, those over queries.
 
-  One task at a time takes less memory, and faster products, than all at once.
+  On one device, where nothing is sent: one task at a time takes less memory,
+  and faster products, than all at once.
   """
-  axes = (-1, -2) if both_ways else (-1,)
+  terms = functools.partial(terms, tasks=((0, 0),))
   parts: list[list[Sums]] = []
   for number, (queries, keys) in enumerate(sides):
     if where is not None:
       present = where[:, number : number + 1]
       queries = queries._replace(where=present)
       keys = keys._replace(where=present)
-    logits, others = terms(queries, keys, tasks=((0, 0),))
-    parts.append([add_up(logits, others, axis) for axis in axes])
+    if route.block_size is not None:
+      ways = [(queries, keys), (keys, queries)][: 1 + both_ways]
+      parts.append([sum_over_keys(terms, *way, route) for way in ways])
+    else:
+      # The same logits, along either axis.
+      logits, others = terms(queries, keys)
+      axes = (-1, -2)[: 1 + both_ways]
+      parts.append([add_up(logits, others, axis) for axis in axes])
   return [
     jax.tree.map(lambda *sums: jnp.concatenate(sums), *way)
     for way in zip(*parts)
@@ -157,7 +164,7 @@ def _all_tasks(
   both_ways: bool,
   route: Route,
 ) -> list[Sums]:
-  """As `_task_by_task`, along any route, with what is sent in one piece."""
+  """As `_task_by_task`, on many devices, with what is sent in one piece."""
   queries, keys = sides
   if not both_ways:
     terms = functools.partial(terms, tasks=tasks)
@@ -208,7 +215,13 @@ def products(
     tasks: which row of a query is compared with which row of a key.
     precision: as in `jnp.einsum`.
   """
+  if len(tasks) > 1 and automatic_mesh(keys) is None:
+    rows = _rows(queries), _rows(keys)
+    return jnp.concatenate(
+      [products(rows[0][a], rows[1][b], ((0, 0),), precision) for a, b in tasks]
+    )
   if len(tasks) > 1:
+    # As one product, so that what the compiler sends is in one piece.
     if any(task != (row, row) for row, task in enumerate(tasks)):
       first, second = (list(side) for side in zip(*tasks))
       queries, keys = queries[:, first], keys[:, second]
