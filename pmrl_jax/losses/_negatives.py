@@ -35,13 +35,13 @@ def sum_over_keys(
   if axis_name is not None:
     queries, keys = varying((queries, keys), axis_name)
     if ring:
-      block_size = block_size or count(keys)
+      block_size = min(block_size or count(keys), count(keys))
       return by_ring(terms, block_size, axis_name, queries, keys)
     keys = _gather(keys, axis_name)
   if block_size is not None:
     if axis_name is None:
       keys = _on_every_device(keys)
-    return by_blocks(terms, block_size, queries, keys)
+    return by_blocks(terms, min(block_size, count(keys)), queries, keys)
   return add_up(*terms(queries, keys))
 
 
