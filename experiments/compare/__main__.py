@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import tqdm
 from absl import flags
@@ -87,6 +88,10 @@ class Stopped(training.Interrupted):
     self.signal_number = signal_number
 
 
+class _Terminated(KeyboardInterrupt):
+  """SIGTERM, which may come as unexpectedly as a Ctrl-C."""
+
+
 def main() -> None:
   """Compares from the flags."""
   quick = _QUICK.value
@@ -120,21 +125,38 @@ def compare(
 
   Raises:
     ValueError: If the folder holds something else.
-    Stopped: After SIGINT; what is finished has been written.
+    Stopped: After SIGINT or SIGTERM; what is finished has been written.
   """
-  with open_store(workdir, settings(plan, view_sets)) as store:
+  with open_store(workdir, settings(plan, view_sets, contenders)) as store:
     try:
-      with _progress(store, plan, contenders, view_sets) as bar:
+      with _terminable(), _progress(store, plan, contenders, view_sets) as bar:
         for name, loss in run_study(store, plan, view_sets, contenders, bar):
           _say_finished(store, plan, name, view_sets[name], loss, contenders)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
       _write_outputs(store, plan, contenders, view_sets)
+      terminated = isinstance(error, _Terminated)
       raise Stopped(
-        signal.SIGINT,
+        signal.SIGTERM if terminated else signal.SIGINT,
         f"interrupted: {len(store.runs)} trainings are kept in {workdir}",
       ) from None
     print(_write_outputs(store, plan, contenders, view_sets))
     print(f"\n{workdir}: results.json, tables.txt, a .png per set", flush=True)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+  """Turns SIGTERM into an exception; a second one ends the process at once."""
+
+  def handle(number: int, frame: Any) -> None:
+    del frame
+    signal.signal(number, signal.SIG_DFL)
+    raise _Terminated
+
+  previous = signal.signal(signal.SIGTERM, handle)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, previous)
 
 
 @contextlib.contextmanager
@@ -207,8 +229,9 @@ def _write_outputs(
     rows = build_rows(store.runs, plan, name, view_set, contenders)
     tables[name] = as_json(rows)
     texts.append(format_table(rows, plan, name, view_set, contenders, facts))
+    quick = " (quick)" if plan.quick else ""
     write_figure(
-      store.folder / f"{name}.png", f"{name}: {view_set.title}", rows
+      store.folder / f"{name}.png", f"{name}{quick}: {view_set.title}", rows
     )
   text = "\n\n\n".join([*texts, format_legend(contenders)])
   store.save(

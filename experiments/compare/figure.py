@@ -1,5 +1,6 @@
 """The picture of a comparison: mean R@1 by loss, the best on top."""
 
+import math
 from pathlib import Path
 
 from experiments.compare.tables import Row, number
@@ -58,9 +59,20 @@ def write_figure(path: Path, title: str, rows: list[Row]) -> bool:
     )
   axes.set_yticks(range(len(filled)), [row.loss for row in filled])
   axes.set_ylim(-0.6, len(filled) - 0.4)
-  axes.set_xlim(0, 1)
+  reach = max(
+    value
+    for row in filled
+    for value in (
+      row.cells[_MEASURE].mean + (row.cells[_MEASURE].half_width or 0),
+      *row.values[_MEASURE].values(),
+    )
+  )
+  axes.set_xlim(0, min(1.0, math.ceil(reach * 10) / 10) or 0.1)
   axes.grid(axis="y", visible=False)
-  axes.set_xlabel("mean R@1 of all directions: mean, 95 % interval, seeds")
+  axes.set_xlabel(
+    "R@1, mean of all directions, with 95 % interval and single seeds; "
+    "circles: PMRL, squares: others"
+  )
   axes.set_title(title)
   path.write_bytes(style.png_bytes(figure))
   return True

@@ -19,6 +19,8 @@ from experiments import workdir as workdirs
 _RESULTS = "results.json"
 _PENDING = "pending"
 _LOCK = ".lock"
+# Settings with an entry for each of what there may be more the next time.
+_GROWING = ("data", "losses")
 
 
 class Key(NamedTuple):
@@ -101,8 +103,8 @@ def open_store(folder: Path, settings: Mapping[str, Any]) -> Iterator[Store]:
 
   Args:
     folder: The folder; made if absent.
-    settings: What all trainings in it have in common; its entry "data" has
-      one entry per data set.
+    settings: What all trainings in it have in common, with a hash of every
+      data set and loss in its entries "data" and "losses".
 
   Yields:
     The store, with what finished before.
@@ -131,8 +133,11 @@ def open_store(folder: Path, settings: Mapping[str, Any]) -> Iterator[Store]:
     # Again: another process may have worked on it until a moment ago.
     content = _read(folder)
     _check_settings(folder, content["settings"] or settings, settings)
-    known = (content["settings"] or settings)["data"]
-    content["settings"] = {**settings, "data": known | settings["data"]}
+    known = content["settings"] or settings
+    content["settings"] = {
+      **settings,
+      **{name: known[name] | settings[name] for name in _GROWING},
+    }
     content["sessions"].append(_session())
     store = Store(folder, content)
     store.save()
@@ -157,7 +162,8 @@ def _read(folder: Path) -> dict[str, Any]:
     content = json.loads(path.read_text())
     for run in content["runs"]:
       content["sessions"][run["session"]]["git_revision"], _key(run)
-    dict(content["settings"]["data"])
+    for name in _GROWING:
+      dict(content["settings"][name])
   except (ValueError, KeyError, TypeError, IndexError) as error:
     raise ValueError(
       f"{path} is damaged or something else: {error!r}; move it away, or "
@@ -171,8 +177,8 @@ def _check_settings(
 ) -> None:
   """Raises if trainings with these settings do not belong in the folder.
 
-  Data sets are looked at only if both have them: there may be more of them
-  from one call to the next.
+  Data sets and losses are looked at only if both have them: there may be more
+  of them from one call to the next.
   """
   theirs, ours = _flat(stored), _flat(settings)
   both = theirs.keys() & ours.keys()

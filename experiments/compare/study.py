@@ -32,12 +32,17 @@ class Plan(NamedTuple):
     return len(self.grid(contender)) + self.seeds - 1
 
 
-def settings(plan: Plan, view_sets: Mapping[str, ViewSet]) -> dict[str, Any]:
+def settings(
+  plan: Plan,
+  view_sets: Mapping[str, ViewSet],
+  contenders: Mapping[str, Contender],
+) -> dict[str, Any]:
   """What trainings must have in common to be compared.
 
   Args:
     plan: How much is done.
     view_sets: The data.
+    contenders: The losses.
 
   Returns:
     A dictionary that `json.dumps` takes.
@@ -51,6 +56,14 @@ def settings(plan: Plan, view_sets: Mapping[str, ViewSet]) -> dict[str, Any]:
     "warmup_share": trainers.WARMUP_SHARE,
     "data": {
       name: view_set.fingerprint() for name, view_set in view_sets.items()
+    },
+    "losses": {
+      f"{loss} on {name}": trainers.fingerprint(
+        contender, len(view_set.modalities), len(view_set.train.labels)
+      )
+      for name, view_set in view_sets.items()
+      for loss, contender in contenders.items()
+      if contender.fits(len(view_set.modalities))
     },
   }
 

@@ -1,5 +1,7 @@
 """One training: the same encoders, batches and steps whatever the loss."""
 
+import hashlib
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -108,6 +110,31 @@ def batch_size(num_rows: int) -> int:
   return min(BATCH_SIZE, num_rows)
 
 
+def fingerprint(contender: Contender, num_modalities: int, rows: int) -> str:
+  """A hash of what a loss and its gradient compute.
+
+  Two versions of a loss must not be told as one, and neither the name nor the
+  revision of the code says whether they differ.
+
+  Args:
+    contender: The loss.
+    num_modalities: Of the data.
+    rows: Training rows of the data.
+
+  Returns:
+    The hash; it does not depend on the process.
+  """
+  embeddings = jax.ShapeDtypeStruct(
+    (batch_size(rows), num_modalities, DIM), jnp.float32
+  )
+  program = jax.make_jaxpr(_differentiated(contender))(
+    embeddings, 0.0, 1.0, jax.random.key(0)
+  )
+  # Functions are printed with where they lie in memory.
+  text = re.sub(r" at 0x[0-9a-f]+", "", str(program))
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _make_advance(
   model: Any,
   optimizer: optax.GradientTransformation,
@@ -118,10 +145,7 @@ def _make_advance(
   The gradient by the embeddings is taken inside of the branches of a switch,
   since only the loss differs; the encoders are differentiated around it.
   """
-  branches = [
-    jax.value_and_grad(_of_embeddings(contender), argnums=(0, 1))
-    for contender in contenders.values()
-  ]
+  branches = [_differentiated(each) for each in contenders.values()]
 
   def advance(
     state: tuple[Any, Any],
@@ -158,8 +182,8 @@ def _make_advance(
   return advance
 
 
-def _of_embeddings(contender: Contender) -> Callable:
-  """The loss as a function of embeddings, free scalar, temperature, key."""
+def _differentiated(contender: Contender) -> Callable:
+  """Loss and gradient: a function of embeddings, free, temperature, key."""
 
   def loss(
     embeddings: jax.Array,
@@ -169,7 +193,7 @@ def _of_embeddings(contender: Contender) -> Callable:
   ) -> jax.Array:
     return contender.loss(embeddings, Extras(temperature, free, key))
 
-  return loss
+  return jax.value_and_grad(loss, argnums=(0, 1))
 
 
 def _batches(num_rows: int, steps: int, seed: int) -> np.ndarray:

@@ -17,7 +17,7 @@ _SPLIT_SEED = 0
 _VALIDATION_SHARE = 0.2
 _MAX_VALIDATION = 400  # more would cost time and hardly tell more
 _TEST_SHARE = 0.25  # where the file does not say which rows are for testing
-_THIN = (1000, 200, 300)  # most rows of each part, if time is short
+_THIN = (1000, 120, 200)  # most rows of each part, if time is short
 _MIN_ROWS = 4  # of each part
 
 # What NumPy and zipfile raise when a file is something else, or damaged.

@@ -1,0 +1,139 @@
+"""Times contestants side by side, so that all see the same machine.
+
+They take turns: A B C A B C ... A ratio is the median of the ratios within a
+round, since what slows a machine down slows both.
+"""
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from experiments.benchmarks.cases import Case, Contestant, Skipped
+
+# A slow contestant sits out rounds, so that it takes about this time in all.
+_SECONDS_IN_ALL = 5.0
+_FEWEST_CALLS = 3
+
+
+class Timing(NamedTuple):
+  """How long a contestant took; `skipped` says why it did not take part."""
+
+  case: Case
+  name: str
+  floor: str
+  seconds: dict[int, float]  # by round
+  probe: float = math.nan  # seconds of a call before the rounds, or expected
+  skipped: str | None = None
+
+  def median(self) -> float:
+    """Seconds of a call; NaN if skipped."""
+    return (
+      statistics.median(self.seconds.values()) if self.seconds else math.nan
+    )
+
+  def spread(self) -> float:
+    """Half the distance of the quartiles over the median; NaN if skipped."""
+    if len(self.seconds) < 2:
+      return 0.0 if self.seconds else math.nan
+    low, _, high = statistics.quantiles(
+      self.seconds.values(), n=4, method="inclusive"
+    )
+    return (high - low) / 2 / self.median()
+
+
+def ratio(timing: Timing, other: Timing | None) -> float:
+  """How many times as long as the other one; NaN if that is not known."""
+  if other is None:
+    return math.nan
+  rounds = timing.seconds.keys() & other.seconds.keys()
+  if not rounds:
+    return math.nan
+  return statistics.median(timing.seconds[r] / other.seconds[r] for r in rounds)
+
+
+def measure(
+  contestants: Iterable[Contestant],
+  case: Case,
+  *,
+  rounds: int,
+  max_seconds: float,
+  expected: Mapping[str, float] | None = None,
+  tell: Callable[[str], Any] = lambda name: None,
+) -> list[Timing]:
+  """Times all contestants on a case.
+
+  Args:
+    contestants: Who takes part.
+    case: The size.
+    rounds: How often each is called, if it is fast.
+    max_seconds: Contestants with slower calls are skipped.
+    expected: Seconds that a call takes at least, by name, where known; a
+      contestant that would be skipped is then not even called once.
+    tell: Is told who is being prepared, and then the rounds.
+
+  Returns:
+    A timing for each.
+  """
+  expected = expected or {}
+  calls: dict[str, Callable[[], Any]] = {}
+  timings = []
+  for contestant in contestants:
+    name = contestant.name
+    tell(name)
+    probe, skipped = expected.get(name, math.nan), None
+    try:
+      if not probe > max_seconds:
+        calls[name], probe = _prepare(contestant, case, max_seconds)
+      if probe > max_seconds:
+        raise Skipped(
+          f"a call takes {probe:.1f} s or more, and --max_seconds is "
+          f"{max_seconds:g}"
+        )
+    except Skipped as reason:
+      skipped = str(reason)
+    timings.append(Timing(case, name, contestant.floor, {}, probe, skipped))
+  taking_part = [timing for timing in timings if timing.skipped is None]
+  gc.collect()
+  gc.disable()
+  try:
+    for number in range(rounds):
+      tell(f"round {number + 1} of {rounds}")
+      for timing in taking_part:
+        if number % _stride(timing.probe, rounds) == 0:
+          timing.seconds[number] = _seconds(calls[timing.name])
+  finally:
+    gc.enable()
+  return timings
+
+
+def _prepare(
+  contestant: Contestant, case: Case, max_seconds: float
+) -> tuple[Callable[[], Any], float]:
+  """Returns the call and how long it took."""
+  try:
+    call = contestant.build(case)
+    seconds = _seconds(call)
+    if seconds <= max_seconds:
+      seconds = _seconds(call)  # the first one also warmed up
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    raise Skipped("does not fit in memory") from None
+  return call, seconds
+
+
+def _stride(seconds: float, rounds: int) -> int:
+  """Returns n where a contestant takes part in every n-th round."""
+  affordable = max(_FEWEST_CALLS, int(_SECONDS_IN_ALL / max(seconds, 1e-9)))
+  return max(1, math.ceil(rounds / affordable))
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+  start = time.perf_counter()
+  call()
+  return time.perf_counter() - start
