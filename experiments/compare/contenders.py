@@ -82,7 +82,6 @@ def _product(embeddings: jax.Array, extras: Extras) -> jax.Array:
   )
 
 
-_SHARPER = (0.01, 0.02, 0.05, 0.1)
 _SHARP = (0.02, 0.05, 0.1, 0.2)
 _SOFT = (0.05, 0.1, 0.2, 0.4)
 _WIDE = (0.1, 0.3, 1.0, 3.0)
@@ -101,12 +100,12 @@ CONTENDERS: dict[str, Contender] = {
   "pmrl": Contender(
     "PMRL, the default of this project: consensus, contrast of pairs",
     _pmrl(),
-    _SHARPER,
+    _SHARP,
   ),
   "pmrl_directions": Contender(
     "PMRL, consensus, contrast of leading directions",
     _pmrl(orientation="consensus", contrast="directions"),
-    _SHARPER,
+    _SHARP,
   ),
   "pmrl_modalities": Contender(
     "PMRL, consensus, contrast of each modality with all others together",
