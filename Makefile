@@ -6,7 +6,7 @@ BIN := $(ENV)/bin
 CONFIG ?= experiments/configs/tri_modal.py
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help train compare test benchmark check format clean
+.PHONY: help train compare test test-slow benchmark check format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -18,8 +18,11 @@ train: $(ENV)/train.installed  ## Install, then train CONFIG (images, speech, te
 compare: $(ENV)/train.installed  ## Install, then compare all losses on equal terms.
 	$(BIN)/python -m experiments.compare $(ARGS)
 
-test: $(ENV)/test.installed  ## Install, then run the whole suite.
-	$(PYTEST) $(ARGS)
+test: $(ENV)/test.installed  ## Install, then run the suite.
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: $(ENV)/test.installed  ## The tests that take minutes: benchmarks.
+	$(PYTEST) -m slow $(ARGS)
 
 benchmark: $(ENV)/train.installed  ## Install, then measure what the losses cost.
 	$(BIN)/python -m experiments.benchmarks.losses $(ARGS)

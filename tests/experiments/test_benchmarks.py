@@ -32,6 +32,9 @@ from experiments.benchmarks.compilation import Form
 from pmrl_jax import training
 from pmrl_jax.losses import PUBLISHED, pmrl_loss
 
+# Many small programs to compile.
+pytestmark = pytest.mark.slow
+
 SMALL = Case(16, 3, 8, "float32")
 
 

@@ -140,9 +140,10 @@ def test_metrics_have_a_row_for_everything_due(main_job):
   train_rows, eval_rows = _rows(main_job, "train"), _rows(main_job, "eval")
   assert [row["step"] for row in train_rows] == [3, 6, 9, 12]
   assert [row["step"] for row in eval_rows] == [0, 6, 12]
+  weight = tri_modal.get_config().loss.instance_weight
   for row in train_rows:
     assert row["loss"] == pytest.approx(
-      row["alignment"] + row["instance"], rel=1e-4
+      row["alignment"] + weight * row["instance"], rel=1e-4
     )
     assert row["skipped"] == 0 and row["grad_norm"] > 0
   for row in eval_rows:
