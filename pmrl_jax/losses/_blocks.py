@@ -123,6 +123,7 @@ def _cotangent(values: Any) -> Side:
 def by_ring(
   terms: Terms, block_size: int, axis_name: Any, queries: Side, keys: Side
 ) -> Sums:
+  """Sums over the keys of all devices, each of which holds a share of them."""
   sums = by_blocks(terms, block_size, queries, keys)
 
   def add(carry: tuple[Side, Sums], _: None) -> tuple[tuple[Side, Sums], None]:

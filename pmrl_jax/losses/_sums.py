@@ -83,6 +83,7 @@ def lowest(dtype: Any) -> Any:
 
 
 def merge(a: Sums, b: Sums) -> Sums:
+  """Returns the sums over the keys of both."""
   return Sums(
     jax.tree.map(jnp.logaddexp, a.log_sum_exp, b.log_sum_exp),
     jax.tree.map(jnp.add, a.of_terms, b.of_terms),
@@ -90,4 +91,5 @@ def merge(a: Sums, b: Sums) -> Sums:
 
 
 def count(side: Side) -> int:
+  """Returns the number of instances."""
   return jax.tree.leaves((side.values, side.ids))[0].shape[0]
