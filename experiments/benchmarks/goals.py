@@ -74,7 +74,7 @@ def assess(
       _blocked_share(memories, contrast),
       "%",
     )
-    for contrast in CONTRASTS[:2]
+    for contrast in CONTRASTS
   ]
   goals += [
     _at_most(

@@ -127,7 +127,7 @@ def time_all(
 
 def measure_memory(cases: Sequence[Case]) -> list[memory.Memory]:
   """Compiles the forms of the objective for all cases."""
-  todo = memory.plan(cases, CONTRASTS[:2], options.BLOCK_SIZE.value)
+  todo = memory.plan(cases, CONTRASTS, options.BLOCK_SIZE.value)
   return list(
     tqdm.tqdm(
       memory.measure_all(todo), desc="memory", unit="form", total=len(todo)

@@ -13,7 +13,7 @@ DTYPE = flags.DEFINE_enum(
   "dtype", "float32", ["float32", "bfloat16"], "Type of the embeddings."
 )
 BLOCK_SIZE = flags.DEFINE_integer(
-  "block_size", 1024, "Keys per block of the blocked form of the loss."
+  "block_size", 256, "Keys per block of the blocked form of the loss."
 )
 MARKDOWN = flags.DEFINE_string(
   "markdown",

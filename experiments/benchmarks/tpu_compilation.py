@@ -37,7 +37,7 @@ _TOPOLOGIES = flags.DEFINE_list(
   "topologies", ["v5e:4x4", "v5p:2x2x2"], "What to compile for."
 )
 _CONTRASTS = flags.DEFINE_multi_enum(
-  "contrast", list(CONTRASTS[:2]), list(CONTRASTS), "Which instance terms."
+  "contrast", ["directions", "pairs"], list(CONTRASTS), "Which instance terms."
 )
 flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(options)

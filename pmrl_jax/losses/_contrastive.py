@@ -3,7 +3,6 @@
 from typing import Any, get_args
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from pmrl_jax.losses._checks import (
@@ -13,7 +12,7 @@ from pmrl_jax.losses._checks import (
   check_embeddings,
 )
 from pmrl_jax.losses._cross_entropy import Positives, Target
-from pmrl_jax.losses._embeddings import prepare
+from pmrl_jax.losses._embeddings import as_arrays, prepare
 from pmrl_jax.losses._sums import Route
 from pmrl_jax.losses._tasks import (
   Pairs,
@@ -78,9 +77,7 @@ def instance_contrastive_loss(
   >>> [round(float(value), 3) for value in loss]  # log(1 + 2 exp(-2))
   [0.24, 0.24, 0.24]
   """
-  directions = jnp.asarray(directions)
-  where = None if where is None else jnp.asarray(where)
-  ids = None if ids is None else jnp.asarray(ids)
+  directions, where, ids = as_arrays(directions, where, ids)
   check_directions(directions, where)
   route = Route(block_size, axis_name, ring)
   check_contrast(
@@ -179,9 +176,7 @@ def pairwise_contrastive_loss(
   >>> pairwise_contrastive_loss(embeddings, temperature=0.1).shape
   (8,)
   """
-  embeddings = jnp.asarray(embeddings)
-  where = None if where is None else jnp.asarray(where)
-  ids = None if ids is None else jnp.asarray(ids)
+  embeddings, where, ids = as_arrays(embeddings, where, ids)
   check_embeddings(embeddings, where)
   check_choice(positives, "positives", get_args(Positives))
   route = Route(block_size, axis_name, ring)

@@ -11,6 +11,17 @@ import jax.numpy as jnp
 _SHORTEST = 1e-12
 
 
+def as_arrays(
+  x: jax.Array, where: jax.Array | None, ids: jax.Array | None
+) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+  """Returns what a caller passed in, NumPy arrays or lists too, as arrays."""
+  return (
+    jnp.asarray(x),
+    None if where is None else jnp.asarray(where),
+    None if ids is None else jnp.asarray(ids),
+  )
+
+
 def prepare(
   embeddings: jax.Array, where: jax.Array | None, normalize: bool
 ) -> tuple[jax.Array, jax.Array]:

@@ -21,7 +21,7 @@ from pmrl_jax.losses._checks import (
   check_embeddings,
 )
 from pmrl_jax.losses._cross_entropy import Positives, Target
-from pmrl_jax.losses._embeddings import prepare
+from pmrl_jax.losses._embeddings import as_arrays, prepare
 from pmrl_jax.losses._figures import (
   Figure,
   along,
@@ -280,9 +280,7 @@ def _checked(
   route: Route,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
   """Returns prepared embeddings, and the masks as arrays or None."""
-  embeddings = jnp.asarray(embeddings)
-  where = None if where is None else jnp.asarray(where)
-  ids = None if ids is None else jnp.asarray(ids)
+  embeddings, where, ids = as_arrays(embeddings, where, ids)
   check_embeddings(embeddings, where)
   check_choice(positives, "positives", get_args(Positives))
   check_contrast(

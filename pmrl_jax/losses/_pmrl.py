@@ -21,7 +21,7 @@ from pmrl_jax.losses._checks import (
   check_temperature,
 )
 from pmrl_jax.losses._cross_entropy import Target, cross_entropy
-from pmrl_jax.losses._embeddings import prepare
+from pmrl_jax.losses._embeddings import as_arrays, prepare
 from pmrl_jax.losses._spectrum import (
   Orientation,
   Solver,
@@ -230,9 +230,7 @@ def pmrl_loss(
   >>> jax.jit(jax.grad(published))(embeddings).shape
   (8, 3, 16)
   """
-  embeddings = jnp.asarray(embeddings)
-  where = None if where is None else jnp.asarray(where)
-  ids = None if ids is None else jnp.asarray(ids)
+  embeddings, where, ids = as_arrays(embeddings, where, ids)
   if sample_weights is not None:
     sample_weights = jnp.asarray(sample_weights)
   check_embeddings(embeddings, where)

@@ -24,7 +24,7 @@ from pmrl_jax.losses._cross_entropy import (
   cross_entropy_of_sums,
   of_candidates,
 )
-from pmrl_jax.losses._embeddings import prepare
+from pmrl_jax.losses._embeddings import as_arrays, prepare
 from pmrl_jax.losses._negatives import (
   first_place,
   sum_over_keys,
@@ -130,9 +130,7 @@ def product_contrastive_loss(
   >>> product_contrastive_loss(x, temperature=0.3, key=jax.random.key(1)).shape
   (8,)
   """
-  embeddings = jnp.asarray(embeddings)
-  where = None if where is None else jnp.asarray(where)
-  ids = None if ids is None else jnp.asarray(ids)
+  embeddings, where, ids = as_arrays(embeddings, where, ids)
   check_embeddings(embeddings, where)
   check_choice(negatives, "negatives", get_args(Negatives))
   route = Route(block_size, axis_name, ring)

@@ -18,7 +18,7 @@ from pmrl_jax.losses._checks import (
   check_scalar,
 )
 from pmrl_jax.losses._cross_entropy import Positives
-from pmrl_jax.losses._embeddings import prepare
+from pmrl_jax.losses._embeddings import as_arrays, prepare
 from pmrl_jax.losses._negatives import first_place, sum_over_keys
 from pmrl_jax.losses._sums import Route, Side, differ
 from pmrl_jax.losses._tasks import (
@@ -106,9 +106,7 @@ def sigmoid_contrastive_loss(
   >>> [round(float(value), 5) for value in loss]  # 3 log(1 + exp(-5))
   [0.02015, 0.02015, 0.02015]
   """
-  embeddings = jnp.asarray(embeddings)
-  where = None if where is None else jnp.asarray(where)
-  ids = None if ids is None else jnp.asarray(ids)
+  embeddings, where, ids = as_arrays(embeddings, where, ids)
   check_embeddings(embeddings, where)
   check_choice(positives, "positives", get_args(Positives))
   check_scalar(bias, "bias")
