@@ -21,7 +21,7 @@ compare: $(ENV)/train.installed  ## Install, then compare all losses on equal te
 test: $(ENV)/test.installed  ## Install, then run the suite.
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-slow: $(ENV)/test.installed  ## The tests that take minutes: benchmarks.
+test-slow: $(ENV)/test.installed  ## The other tests: programs that measure, rarer routes.
 	$(PYTEST) -m slow $(ARGS)
 
 benchmark: $(ENV)/train.installed  ## Install, then measure what the losses cost.

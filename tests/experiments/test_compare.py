@@ -18,6 +18,9 @@ from experiments.compare.store import Key
 from experiments.compare.study import Plan, choose_temperature
 from experiments.compare.view_sets import Rows, ViewSet, load_view_sets
 
+# Whole comparisons, if small ones.
+pytestmark = pytest.mark.slow
+
 LOSSES = ("pmrl", "area", "infonce_pairs")
 TRAININGS = len(LOSSES) * 3  # 2 temperatures, and another seed at one of them
 

@@ -11,9 +11,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from pmrl_jax.losses import (
   PUBLISHED,
+  area_contrastive_loss,
   instance_contrastive_loss,
   pairwise_contrastive_loss,
   pmrl_loss,
+  product_contrastive_loss,
+  sigmoid_contrastive_loss,
+  volume_contrastive_loss,
 )
 
 BATCH, NUM_MODALITIES, DIM = 64, 3, 16
@@ -62,7 +66,7 @@ def instance(x, **options):
   return instance_contrastive_loss(x[:, 0], **options)
 
 
-LOSSES = {
+FIRST = {
   "pmrl": pmrl,
   "pmrl_published": functools.partial(pmrl, **PUBLISHED),
   "pmrl_directions": functools.partial(pmrl, contrast="directions"),
@@ -73,7 +77,26 @@ LOSSES = {
     mean_of, pairwise_contrastive_loss, temperature=0.1
   ),
 }
-each_loss = pytest.mark.parametrize("name", LOSSES)
+RIVALS = {
+  "sigmoid": functools.partial(
+    mean_of, sigmoid_contrastive_loss, temperature=0.1, bias=-1.0
+  ),
+  "volume": functools.partial(
+    mean_of, volume_contrastive_loss, temperature=0.1
+  ),
+  "area": functools.partial(mean_of, area_contrastive_loss, temperature=0.1),
+  "product": functools.partial(
+    mean_of,
+    product_contrastive_loss,
+    temperature=0.1,
+    key=jax.random.key(0),
+  ),
+}
+LOSSES = FIRST | RIVALS
+each_loss = pytest.mark.parametrize(
+  "name",
+  [*FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in RIVALS)],
+)
 
 
 @each_loss

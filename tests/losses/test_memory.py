@@ -9,6 +9,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from pmrl_jax.losses import pmrl_loss
 
+# Large programs to compile.
+pytestmark = pytest.mark.slow
+
 BATCH, NUM_MODALITIES, DIM, BLOCK = 8192, 2, 16, 64
 LOGITS = BATCH * BATCH * 4  # bytes of one matrix of them
 EMBEDDINGS = BATCH * NUM_MODALITIES * DIM * 4

@@ -87,9 +87,15 @@ LOSSES = {
   ),
 }
 each_loss = pytest.mark.parametrize("name", LOSSES)
-# Areas take the routes of volumes; tuples need all instances at once.
-each_loss_that_rings = pytest.mark.parametrize(
-  "name", [name for name in LOSSES if name not in ("area", "product_all")]
+# Each program takes seconds to compile. One loss of a kind takes every route in
+# the normal suite, the others of its kind in the slow one.
+FIRST = ("pmrl", "pmrl_modalities", "instance", "pairwise", "sigmoid", "volume")
+each_loss_first_kinds_fast = pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=() if name in FIRST else pytest.mark.slow)
+    for name in LOSSES
+  ],
 )
 QUICKLY = {"xla_backend_optimization_level": 0}
 
@@ -193,23 +199,22 @@ ROUTES = {
 }
 
 
-@each_loss
+@each_loss_first_kinds_fast
 def test_gathered_equals_one_device(name):
   assert_close(mapped(name, 8)(*inputs()), expected(name))
 
 
-@each_loss_that_rings
+@each_loss_first_kinds_fast
 def test_ring_equals_one_device(name):
+  if name == "product_all":  # Its tuples need all instances at once.
+    with pytest.raises(ValueError, match="'all'.*, whose tuples need the inst"):
+      mapped(name, 8, ring=True)(*inputs())
+    return
   run = mapped(name, 8, **ROUTES["ring_blocks"])
   assert_close(run(*inputs()), expected(name))
 
 
-def test_all_tuples_do_not_ring():
-  with pytest.raises(ValueError, match="'all'.*, whose tuples need the inst"):
-    mapped("product_all", 8, ring=True)(*inputs())
-
-
-@pytest.mark.parametrize("num_devices", [1, 2, 8])
+@pytest.mark.parametrize("num_devices", [1, 2])
 @pytest.mark.parametrize("route", ROUTES)
 def test_number_of_devices_does_not_matter(num_devices, route):
   actual = mapped("pmrl", num_devices, **ROUTES[route])(*inputs())
@@ -239,7 +244,7 @@ def test_pmap_equals_one_device(name):
   assert_close(actual, expected(name))
 
 
-@each_loss_that_rings
+@each_loss_first_kinds_fast
 @pytest.mark.parametrize("route", ["dense", "blocks"])
 def test_sharded_jit_equals_one_device(name, route):
   mesh = mesh_of(8)
