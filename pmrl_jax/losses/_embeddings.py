@@ -49,6 +49,12 @@ def unit(x: jax.Array) -> jax.Array:
   return jnp.where(is_zero, 0, x / length)
 
 
+def inverse_length(square: jax.Array) -> jax.Array:
+  """Returns `1 / ||x||` of a squared length; that of zero is zero."""
+  is_zero = square <= _SHORTEST**2
+  return jnp.where(is_zero, 0, 1 / jnp.sqrt(jnp.where(is_zero, 1, square)))
+
+
 def norm(x: jax.Array) -> jax.Array:
   """Returns `||x||` along the last axis; its gradient at zero is zero."""
   length, is_zero = _length(x)

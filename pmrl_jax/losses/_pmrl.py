@@ -5,6 +5,7 @@ span one direction (alignment), and that direction should differ from those of
 other instances.
 """
 
+import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args
@@ -21,7 +22,7 @@ from pmrl_jax.losses._checks import (
   check_temperature,
 )
 from pmrl_jax.losses._cross_entropy import Target, cross_entropy
-from pmrl_jax.losses._embeddings import as_arrays, prepare
+from pmrl_jax.losses._embeddings import as_arrays, prepare, unit
 from pmrl_jax.losses._spectrum import (
   Orientation,
   Solver,
@@ -119,8 +120,10 @@ def alignment_loss(
   check_choice(orientation, "orientation", get_args(Orientation))
   check_choice(solver, "solver", get_args(Solver))
   check_choice(power, "power", get_args(Power))
-  z, where = prepare(embeddings, where, normalize)
-  spectrum = spectrum_of(z, where, solver=solver, orientation=orientation)
+  x, where = prepare(embeddings, where, normalize=False)
+  spectrum = spectrum_of(
+    x, where, solver=solver, orientation=orientation, normalize=normalize
+  )
   return _align(spectrum, where, temperature, power)
 
 
@@ -250,8 +253,8 @@ def pmrl_loss(
     name="instance_temperature",
   )
 
-  z, present = prepare(embeddings, where, normalize)
-  sides = _sides(z, present, where, contrast, orientation, solver)
+  x, present = prepare(embeddings, where, normalize=False)
+  sides = _sides(x, present, where, contrast, orientation, solver, normalize)
   losses = contrast_instances(
     sides.queries,
     sides.keys,
@@ -292,30 +295,36 @@ class _Sides(NamedTuple):
 
 
 def _sides(
-  z: jax.Array,
+  x: jax.Array,
   present: jax.Array,
   where: jax.Array | None,
   contrast: Contrast,
   orientation: Orientation,
   solver: Solver,
+  normalize: bool,
 ) -> _Sides:
-  num_modalities = z.shape[1]
-  if contrast == "modalities":
-    spectrum, others = spectrum_and_others(
-      z, present, solver=solver, orientation=orientation
-    )
-    tasks: Tasks = [(m, m) for m in range(num_modalities)]
+  decompose = functools.partial(
+    spectrum_of, solver=solver, orientation=orientation, normalize=normalize
+  )
+  if contrast == "directions":
+    spectrum = decompose(x, present)
+    u = spectrum.leading_direction[:, None]
     if where is not None:
-      where = where & (_num_present(where)[:, None] >= 2)
-    return _Sides(spectrum, others, z, tasks, where)
-  spectrum = spectrum_of(z, present, solver=solver, orientation=orientation)
+      where = jnp.any(where, axis=1, keepdims=True)
+    return _Sides(spectrum, u, u, [(0, 0)], where)
+  z = unit(x) if normalize else x
+  num_modalities = z.shape[1]
   if contrast == "pairs":
+    spectrum = decompose(x, present)
     tasks = modality_pairs(num_modalities, "all", anchor=0)
     return _Sides(spectrum, z, z, tasks, presence_of_pairs(where, tasks))
-  u = spectrum.leading_direction[:, None]
+  spectrum, others = spectrum_and_others(
+    z, present, solver=solver, orientation=orientation
+  )
+  tasks = [(m, m) for m in range(num_modalities)]
   if where is not None:
-    where = jnp.any(where, axis=1, keepdims=True)
-  return _Sides(spectrum, u, u, [(0, 0)], where)
+    where = where & (_num_present(where)[:, None] >= 2)
+  return _Sides(spectrum, others, z, tasks, where)
 
 
 def _align(

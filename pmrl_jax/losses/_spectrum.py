@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from pmrl_jax.losses._checks import check_choice, check_embeddings
-from pmrl_jax.losses._embeddings import norm, prepare, unit
+from pmrl_jax.losses._embeddings import inverse_length, norm, prepare, unit
 
 Solver = Literal["svd", "gram"]
 Orientation = Literal["free", "lifted", "consensus"]
@@ -106,32 +106,54 @@ def singular_spectrum(
   check_embeddings(embeddings, where)
   check_choice(solver, "solver", get_args(Solver))
   check_choice(orientation, "orientation", get_args(Orientation))
-  z, where = prepare(embeddings, where, normalize)
-  return spectrum_of(z, where, solver=solver, orientation=orientation)
+  x, where = prepare(embeddings, where, normalize=False)
+  return spectrum_of(
+    x, where, solver=solver, orientation=orientation, normalize=normalize
+  )
 
 
 def spectrum_of(
-  z: jax.Array, where: jax.Array, *, solver: Solver, orientation: Orientation
+  x: jax.Array,
+  where: jax.Array,
+  *,
+  solver: Solver,
+  orientation: Orientation,
+  normalize: bool = False,
 ) -> Spectrum:
-  """Returns the spectrum of prepared embeddings `[..., modality, dim]`."""
+  """Returns the spectrum of prepared embeddings `[..., modality, dim]`.
+
+  All that is needed of many coordinates are two small sums of products with
+  the embeddings as they come: their Gram matrix, and combinations of them. So
+  nothing as large as the embeddings is ever made of them, where a solver can
+  do with the Gram matrix.
+  """
+  if normalize and solver == "svd":
+    x, normalize = unit(x), False
+  gram = _gram(x)
+  scale = jnp.ones((), x.dtype)  # Z = scale * x, row by row
+  if normalize:
+    scale = inverse_length(jnp.diagonal(gram, axis1=-2, axis2=-1))
+    gram = gram * scale[..., :, None] * scale[..., None, :]
+  lifted = None
   if orientation == "lifted":
-    singular_values, weights = _decompose(_lift(z, where), solver)
-  else:
-    singular_values, weights = _decompose(z, solver)
+    lifted = where.astype(x.dtype)
+    gram = (gram + lifted[..., :, None] * lifted[..., None, :]) / 2
+  fixed = jax.lax.stop_gradient((x, scale, lifted))
+  singular_values, weights = _decompose(gram, fixed, solver)
   if orientation == "consensus":
-    weights = _uniform(z, where)
-    agreement = norm(_combine(z, weights))[..., None]
-    singular_values = jnp.concatenate(
-      [agreement, singular_values[..., 1:]], axis=-1
-    )
+    weights = unit(where.astype(x.dtype))
   else:
     weights = _orient(weights, where)
-  direction = unit(_combine(z, weights))
+  combined = _combine(x, scale * weights)
+  if orientation == "consensus":
+    singular_values = jnp.concatenate(
+      [norm(combined)[..., None], singular_values[..., 1:]], axis=-1
+    )
   # Rounding may leave something where k modalities cannot have a value.
   rank = jnp.sum(where, axis=-1, keepdims=True)
   index = jax.lax.broadcasted_iota(rank.dtype, where.shape, where.ndim - 1)
   singular_values = jnp.where(index < rank, singular_values, 0)
-  return Spectrum(singular_values, direction, weights)
+  return Spectrum(singular_values, unit(combined), weights)
 
 
 def spectrum_and_others(
@@ -171,15 +193,6 @@ def spectrum_and_others(
   return everything, _combine(stacks[:, 1:], weights)
 
 
-def _lift(z: jax.Array, where: jax.Array) -> jax.Array:
-  constant = where[..., None].astype(z.dtype)
-  return jnp.concatenate([z, constant], axis=-1) / 2**0.5
-
-
-def _uniform(z: jax.Array, where: jax.Array) -> jax.Array:
-  return unit(where.astype(z.dtype))
-
-
 def _combine(z: jax.Array, weights: jax.Array) -> jax.Array:
   return _einsum("...nd,...n->...d", z, weights)
 
@@ -196,10 +209,23 @@ def _orient(weights: jax.Array, where: jax.Array) -> jax.Array:
   return jnp.where(jnp.where(tie, first, balance) < 0, -weights, weights)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _decompose(z: jax.Array, solver: Solver) -> tuple[jax.Array, jax.Array]:
-  """Returns all sigma `[..., modality]` and v_1 `[..., modality]` of Z."""
-  singular_values, vectors = _solve(z, solver)
+# What Z is made of: embeddings, a factor for each row (or one for all), and the
+# constant coordinate of each row, or None if there is none.
+_Rows = tuple[jax.Array, jax.Array, jax.Array | None]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _decompose(
+  gram: jax.Array, rows: _Rows, solver: Solver
+) -> tuple[jax.Array, jax.Array]:
+  """Returns all sigma `[..., modality]` and v_1 `[..., modality]` of Z.
+
+  Args:
+    gram: `[..., modality, modality]`, Z Z^T, which gradients go through.
+    rows: what Z is made of, for the digits that its Gram matrix has lost.
+    solver: `"svd"` or `"gram"`.
+  """
+  singular_values, vectors = _solve(gram, rows, solver)
   return singular_values, vectors[..., 0]
 
 
@@ -207,22 +233,20 @@ def _decompose(z: jax.Array, solver: Solver) -> tuple[jax.Array, jax.Array]:
 def _decompose_jvp(solver, primals, tangents):
   """First-order perturbation of G, shared by the solvers.
 
-  With R = V^T dG V and dG = dZ Z^T + Z dZ^T:
+  With R = V^T dG V:
 
       d sigma_i = R_ii / (2 sigma_i)
       d v_1     = sum_{j>1} v_j R_j1 / (lambda_1 - lambda_j)
 
   Only gaps to lambda_1 enter, so sigma_i = sigma_j is harmless for i, j > 1.
   """
-  (z,), (dz,) = primals, tangents
-  singular_values, vectors = _solve(z, solver)
-  half = _einsum("...nd,...Nd->...nN", dz, z)
-  d_gram = half + jnp.swapaxes(half, -1, -2)
+  (gram, rows), (d_gram, _) = primals, tangents
+  singular_values, vectors = _solve(gram, rows, solver)
   moved = _einsum("...nN,...Ni->...ni", d_gram, vectors)
   d_squares = _einsum("...ni,...ni->...i", vectors, moved)
   coupling = _einsum("...ni,...n->...i", vectors, moved[..., 0])
 
-  eps = jnp.finfo(z.dtype).eps
+  eps = jnp.finfo(gram.dtype).eps
   largest = singular_values[..., :1]
   # Below this a singular value is rounding; 0 is a subgradient of it there.
   is_zero = singular_values <= 16 * eps * largest
@@ -238,21 +262,45 @@ def _decompose_jvp(solver, primals, tangents):
   return (singular_values, vectors[..., 0]), (d_values, d_leading)
 
 
-def _solve(z: jax.Array, solver: Solver) -> tuple[jax.Array, jax.Array]:
+def _solve(
+  gram: jax.Array, rows: _Rows, solver: Solver
+) -> tuple[jax.Array, jax.Array]:
   """Returns sigma `[..., n]`, descending, and v_i as columns `[..., n, n]`."""
-  num_modalities, dim = z.shape[-2:]
+  x, scale, constant = rows
   if solver == "svd":
+    if constant is not None:
+      x = jnp.concatenate([x, constant[..., None]], axis=-1) / 2**0.5
     # Zero coordinates complete the spectrum if there are too few of them.
-    missing = max(0, num_modalities - dim)
-    z = jnp.pad(z, [(0, 0)] * (z.ndim - 1) + [(0, missing)])
-    vectors, singular_values, _ = jnp.linalg.svd(z, full_matrices=False)
+    missing = max(0, x.shape[-2] - x.shape[-1])
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+    vectors, singular_values, _ = jnp.linalg.svd(x, full_matrices=False)
     return singular_values, vectors
-  gram = _einsum("...nd,...Nd->...nN", z, z)
   _, vectors = jnp.linalg.eigh(gram)
   # sqrt(lambda) would lose half of the digits of a small sigma.
-  singular_values = norm(_einsum("...nd,...ni->...id", z, vectors))
+  columns = jnp.moveaxis(vectors, -1, 0)
+  squares = jnp.stack([_square(_combine(x, scale * v)) for v in columns], -1)
+  if constant is not None:
+    squares = (squares + _combine(vectors, constant) ** 2) / 2
+  singular_values = jnp.sqrt(squares)
   order = jnp.argsort(singular_values, axis=-1, descending=True)
   return (
     jnp.take_along_axis(singular_values, order, axis=-1),
     jnp.take_along_axis(vectors, order[..., None, :], axis=-1),
   )
+
+
+def _square(x: jax.Array) -> jax.Array:
+  return jnp.sum(x * x, axis=-1)
+
+
+@jax.custom_jvp
+def _gram(x: jax.Array) -> jax.Array:
+  """Returns `x x^T`; its gradient takes one product, not two."""
+  return _einsum("...nd,...Nd->...nN", x, x)
+
+
+@_gram.defjvp
+def _gram_jvp(primals, tangents):
+  (x,), (dx,) = primals, tangents
+  half = _einsum("...nd,...Nd->...nN", dx, x)
+  return _gram(x), half + jnp.swapaxes(half, -1, -2)
