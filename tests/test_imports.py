@@ -27,9 +27,21 @@ TABLE = {
   },
   "data": {
     "rooms": set(),
-    "packages": {"grain", "numpy", "soundfile", "tensorflow_datasets"},
-    # jax tells the index of the process; TensorFlow only prepares data sets.
-    "lazily": {"jax", "tensorflow"},
+    "packages": {
+      "array_record",
+      "av",
+      "grain",
+      "numpy",
+      "PIL",
+      "pyarrow",
+      "scipy",
+      "soundfile",
+      "tensorflow_datasets",
+      "tokenizers",
+    },
+    # absl has the flags of grain, jax tells the index of the process, and
+    # TensorFlow and Beam only prepare data sets.
+    "lazily": {"absl", "apache_beam", "av", "jax", "tensorflow"},
   },
   "training": {
     "rooms": {"losses"},

@@ -1,18 +1,20 @@
 """Sources of instances: which items of which modality belong together.
 
-A source holds the items of every modality in memory. An instance is one item
-of each; `pairing` says which. Everything is a function of the source and the
+A source has the items of every modality. An instance is one item of each;
+`pairing` says which. Everything is a function of the source and the
 epoch, so any process can look up any instance.
 """
 
 from __future__ import annotations
 
 import abc
-import functools
-from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+
+from pmrl_jax.data.failures import Failure
+from pmrl_jax.data.recent import Recent
 
 
 class Spec(NamedTuple):
@@ -43,7 +45,7 @@ class Source(abc.ABC):
 
   def __init__(
     self,
-    values: Mapping[str, np.ndarray],
+    modalities: Sequence[str],
     *,
     labels: np.ndarray,
     ids: np.ndarray,
@@ -51,16 +53,76 @@ class Source(abc.ABC):
     notes: Sequence[str] = (),
   ):
     """Keeps the checked arrays; use a subclass."""
-    self.modalities = tuple(values)
+    self.modalities = tuple(modalities)
     self.labels = labels.astype(np.int32)
     self.ids = ids.astype(np.int32)
     self.where = where
     self.notes = tuple(notes)
-    self._values = dict(values)
 
   def __len__(self) -> int:
     """The number of instances in an epoch."""
     return len(self.labels)
+
+  @property
+  @abc.abstractmethod
+  def spec(self) -> dict[str, Spec]:
+    """The shape and type of one item of every modality."""
+
+  @abc.abstractmethod
+  def num_items(self, modality: str) -> int:
+    """The number of items of one modality; they are numbered from 0."""
+
+  @abc.abstractmethod
+  def pairing(self, epoch: int) -> np.ndarray:
+    """Returns the item of every modality: int32 `[instance, modality]`."""
+
+  @abc.abstractmethod
+  def read(
+    self,
+    modality: str,
+    items: np.ndarray,
+    where: np.ndarray,
+    generator: Callable[[int], np.random.Generator] | None = None,
+  ) -> tuple[np.ndarray, dict[int, Failure]]:
+    """Reads items of one modality.
+
+    Args:
+      modality: one of `modalities`.
+      items: int `[batch]`, a column of a batch's `items`.
+      where: bool `[batch]`, which of them to read.
+      generator: gives each row's source of randomness, where reading an item
+        chooses something, as the frames of a video; None: nothing is random.
+
+    Returns:
+      A copy `[batch, ...]` of the items, whatever where they were not read, and
+      why a row could not be read, for each that could not.
+    """
+
+  def inputs(self, modality: str, items: np.ndarray) -> np.ndarray:
+    """Returns a copy of items of one modality, as an evaluation reads them.
+
+    Args:
+      modality: one of `modalities`.
+      items: int `[batch]`, numbers of items.
+
+    Returns:
+      `[batch, ...]`.
+
+    Raises:
+      ValueError: if an item cannot be read.
+    """
+    values, failures = self.read(modality, items, np.ones(len(items), bool))
+    for failure in failures.values():
+      raise ValueError(f"{failure.name}, {modality}: {failure.reason}")
+    return values
+
+
+class _InMemory(Source):
+  """A source whose items are all decoded and in memory."""
+
+  def __init__(self, values: Mapping[str, np.ndarray], **fields: Any):
+    super().__init__(tuple(values), **fields)
+    self._values = dict(values)
 
   @property
   def spec(self) -> dict[str, Spec]:
@@ -74,24 +136,18 @@ class Source(abc.ABC):
     """The number of items of one modality; they are numbered from 0."""
     return len(self._values[modality])
 
-  def inputs(self, modality: str, items: np.ndarray) -> np.ndarray:
-    """Returns a copy of items of one modality.
-
-    Args:
-      modality: one of `modalities`.
-      items: int `[batch]`, a column of a batch's `items`.
-
-    Returns:
-      `[batch, ...]`.
-    """
-    return self._values[modality][items]
-
-  @abc.abstractmethod
-  def pairing(self, epoch: int) -> np.ndarray:
-    """Returns the item of every modality: int32 `[instance, modality]`."""
+  def read(
+    self,
+    modality: str,
+    items: np.ndarray,
+    where: np.ndarray,
+    generator: Callable[[int], np.random.Generator] | None = None,
+  ) -> tuple[np.ndarray, dict[int, Failure]]:
+    """Returns a copy of items of one modality; nothing can fail."""
+    return self._values[modality][items], {}
 
 
-class ArraySource(Source):
+class ArraySource(_InMemory):
   """Aligned rows: row i of every array is the same instance.
 
   >>> source = ArraySource({"left": np.zeros((3, 4)), "right": np.ones((3, 2))})
@@ -158,7 +214,7 @@ class ArraySource(Source):
     return np.repeat(rows[:, np.newaxis], len(self.modalities), axis=1)
 
 
-class ClassPairedSource(Source):
+class ClassPairedSource(_InMemory):
   """Items that share only a class, paired anew within it in each epoch.
 
   A class has as many instances as its most frequent modality has items, and
@@ -216,7 +272,7 @@ class ClassPairedSource(Source):
       notes=notes,
     )
     # A batch may straddle two epochs.
-    self._cached_pairing = functools.lru_cache(maxsize=2)(self._pair)
+    self._cached_pairing = Recent(self._pair, size=2)
 
   def pairing(self, epoch: int) -> np.ndarray:
     """Returns the items that form each instance in one epoch."""

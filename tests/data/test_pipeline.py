@@ -50,6 +50,8 @@ def _assert_equal(batch, expected):
   for key, value in expected.items():
     if key == "inputs":
       _assert_equal(batch[key], value)
+    elif key == "failures":
+      assert batch[key] == value
     else:
       assert batch[key].dtype == value.dtype
       np.testing.assert_array_equal(batch[key], value)
