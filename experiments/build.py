@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from experiments.data_sets import Data, load_data
 from experiments.models import build_model
 from pmrl_jax import evaluation, training
-from pmrl_jax.data import Source, evaluation_batches
+from pmrl_jax.data import Source, evaluation_batches, first_instances
 from pmrl_jax.evaluation import EmbeddingSet
 from pmrl_jax.losses import gradient_cache, pmrl_loss
 from pmrl_jax.training.step import Objective
@@ -30,7 +30,7 @@ class Run(NamedTuple):
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
   state: training.TrainState  # before the first step
-  embed: Callable[[Any, Source], EmbeddingSet]  # (parameters, split)
+  embed: Callable[..., EmbeddingSet]  # (parameters, split), see `_embedder`
 
 
 def build_run(config: ml_collections.ConfigDict) -> Run:
@@ -58,7 +58,9 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
   state = training.replicate(
     _initial_state(model, data, optimizer, config.seed), mesh
   )
-  embed = _embedder(model, mesh, config.evaluation.batch_size)
+  embed = _embedder(
+    model, mesh, config.evaluation.batch_size, allows_missing(config)
+  )
   return Run(mesh, data, model, optimizer, learning_rate, state, embed)
 
 
@@ -99,6 +101,11 @@ def build_checkpointer(
   return training.Checkpointer(
     workdir / "checkpoints", **config.checkpoint.retention, read_only=read_only
   )
+
+
+def allows_missing(config: ml_collections.ConfigDict) -> bool:
+  """Whether held-out data may be incomplete; not in configs of old runs."""
+  return config.evaluation.get("allow_missing", False)
 
 
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,35 +168,52 @@ def _initial_state(
 
 
 def _embedder(
-  model: nn.Module, mesh: Mesh, batch_size: int
-) -> Callable[[Any, Source], EmbeddingSet]:
+  model: nn.Module, mesh: Mesh, batch_size: int, missing: bool
+) -> Callable[..., EmbeddingSet]:
   """The function that embeds a whole split.
 
   Args:
     model: The model.
     mesh: The devices; a batch is split over them.
     batch_size: Instances per global batch.
+    missing: Whether what cannot be read is absent, and no error.
 
   Returns:
-    `(params, source) -> EmbeddingSet` with every instance of the source once.
+    `(params, source, allow_missing=missing) -> EmbeddingSet` with every
+    instance of the source once.
   """
 
   # Replicated: every process gets the embeddings of all instances.
   @training.replicated_jit(mesh)
-  def embed(params: Any, batch: Mapping[str, Any]) -> jax.Array:
-    embeddings, _ = model.apply(
+  def embed(params: Any, batch: Mapping[str, Any]) -> Any:
+    return model.apply(
       {"params": params}, batch["inputs"], where=batch["where"]
     )
-    return embeddings
 
-  def embed_source(params: Any, source: Source) -> EmbeddingSet:
+  def embed_source(
+    params: Any, source: Source, *, allow_missing: bool = missing
+  ) -> EmbeddingSet:
     parts = [
-      np.asarray(embed(params, training.shard_batch(model_inputs(b), mesh)))
-      for b in evaluation_batches(source, batch_size=batch_size)
+      jax.tree.map(
+        np.asarray,
+        embed(params, training.shard_batch(model_inputs(batch), mesh)),
+      )
+      for batch in evaluation_batches(
+        source,
+        batch_size=batch_size,
+        distinct_items=True,
+        allow_failures=allow_missing,
+      )
     ]
+    embeddings, where = (
+      np.concatenate(each)[: len(source)] for each in zip(*parts)
+    )
+    # What was read once belongs to all instances that share it.
+    first = np.maximum(first_instances(source), 0)
+    columns = np.arange(first.shape[1])
     return EmbeddingSet(
-      embeddings=np.concatenate(parts)[: len(source)],
-      where=source.where,
+      embeddings=embeddings[first, columns],
+      where=source.where & where[first, columns],
       modalities=source.modalities,
       labels=source.labels if (source.labels >= 0).all() else None,
       items=source.pairing(0),
@@ -209,6 +233,17 @@ def _check_evaluation(config: ml_collections.ConfigDict, data: Data) -> None:
     raise ValueError(
       "config.evaluation.level is 'class', but the held-out data has no "
       "labels; add them, or set it to 'instance'"
+    )
+  where = data.test.where
+  if not where.all() and not allows_missing(config):
+    present = ", ".join(
+      f"{name} {count:,} of {len(where):,}"
+      for name, count in zip(data.test.modalities, where.sum(axis=0).tolist())
+    )
+    raise ValueError(
+      f"the held-out data is incomplete ({present}), and figures of a smaller "
+      "gallery are easier; complete it, or report them with their coverage: "
+      "--config.evaluation.allow_missing=True"
     )
   training.check_retention(**retention)
   if retention.best_metric not in evaluation.SCALARS:

@@ -48,11 +48,13 @@ def write_results(
   level = config.evaluation.level
   data = run.data
   test_set = run.embed(params, data.test)
-  train_set = run.embed(params, data.train)
+  # Probes need classes.
+  labelled = all((split.labels >= 0).all() for split in (data.train, data.test))
   summary = evaluation.evaluate(
     test_set,
-    # Probes need classes.
-    train_set=None if _unlabelled(train_set, test_set) else train_set,
+    train_set=run.embed(params, data.train, allow_missing=True)
+    if labelled
+    else None,
     level=level,
   )
   summary["seconds"] = history[-1]["seconds"] if history else 0.0
@@ -93,7 +95,3 @@ def write_results(
   print(
     f"\n{evaluation.summary_table(summary)}\n\nreport: {report}", flush=True
   )
-
-
-def _unlabelled(*sets: evaluation.EmbeddingSet) -> bool:
-  return any(embeddings.labels is None for embeddings in sets)

@@ -80,6 +80,7 @@ def get_config() -> ml_collections.ConfigDict:
     "every": 200,  # steps
     "batch_size": 256,
     "level": "class",  # or "instance": what counts as found
+    "allow_missing": False,  # whether held-out data may be incomplete
   }
   config.checkpoint = {
     "every": 100,  # steps

@@ -98,7 +98,9 @@ def cross_modal_retrieval(
   Queries and galleries are the distinct records of a modality. "rest" is the
   leading direction of all other modalities together. Absent modalities are
   left out; a query without any relevant item in the gallery (its counterpart
-  is absent) is left out too and counted in "num_unmatched".
+  is absent) is left out too and counted in "num_unmatched". "coverage" is the
+  share of instances that have both sides: a figure with less than 1 is that of
+  a smaller, easier gallery.
 
   Args:
     embedding_set: embeddings of one split.
@@ -108,7 +110,7 @@ def cross_modal_retrieval(
 
   Returns:
     {"image->speech": scores, ..., "image->rest": scores, ...}; the scores are
-    those of `retrieval_metrics` and "num_unmatched".
+    those of `retrieval_metrics`, "num_unmatched" and "coverage".
 
   Raises:
     ValueError: if the set is malformed, the level is unknown or has no
@@ -137,6 +139,8 @@ def cross_modal_retrieval(
           f"{len(gallery.vectors)} items); evaluate a split in which the two "
           "occur together, or leave the modality out."
         )
+      both = (queries.of_instance >= 0) & (gallery.of_instance >= 0)
+      scores["coverage"] = float(both.mean())
       results[f"{name}->{other}"] = scores
   return results
 

@@ -107,6 +107,9 @@ def summary_table(summary: Mapping[str, Any]) -> str:
       ("flipped share", "flipped_share"),
     )
   )
+  coverage = min(scores.get("coverage", 1.0) for scores in retrieval.values())
+  if coverage < 1:
+    headline += f"   coverage {_number(coverage)}"
   lines = [headline, "", *_table("R@1: query to", columns, rows)]
   probes = summary.get("probe")
   if probes:

@@ -321,6 +321,10 @@ def test_own_arrays_train_with_modalities_absent(here, write_arrays, tiny):
     labels=lambda rows: (rows[:, 0] > 0).astype(np.int64),
   )
   tiny.update_from_flattened_dict({"steps": 6, "evaluation.level": "class"})
+  with pytest.raises(ValueError, match="incomplete .a 24 of 32, b 24 of 32."):
+    train.train(tiny, here / "run")
+  assert not (here / "run").exists()
+  tiny.evaluation.allow_missing = True
   train.train(tiny, here / "run")
   rows = training.read_metrics(here / "run")
   assert "null" not in (here / "run" / "metrics.jsonl").read_text()
@@ -329,6 +333,7 @@ def test_own_arrays_train_with_modalities_absent(here, write_arrays, tiny):
   scores = summary["retrieval"]["a->b"]
   assert scores["num_queries"] + scores["num_unmatched"] == 24
   assert scores["num_gallery"] == 24
+  assert scores["coverage"] == 0.5
   assert set(summary["probe"]) == {"a", "b", "leading_direction"}
   page = (here / "run" / "report.html").read_text()
   assert "25.0% of the embeddings are absent" in page
