@@ -9,6 +9,8 @@ from pmrl_jax.encoders.transformer import TransformerEncoder
 class VisionTransformer(TransformerEncoder, kw_only=True):
   """A ViT with learned positions and mean pooling instead of a class token.
 
+  Of a video it encodes every frame and returns their mean.
+
   Reference: Dosovitskiy et al., An Image Is Worth 16x16 Words, arXiv
   2010.11929; mean pooling as in Beyer et al., Better plain ViT baselines for
   ImageNet-1k, arXiv 2205.01580.
@@ -25,7 +27,8 @@ class VisionTransformer(TransformerEncoder, kw_only=True):
     """Encodes images.
 
     Args:
-      images: Float `[batch, height, width, channel]`, about unit scale.
+      images: Float `[batch, height, width, channel]`, about unit scale, or
+        videos `[batch, frame, height, width, channel]`.
       train: Whether dropout is on.
 
     Returns:
@@ -35,12 +38,15 @@ class VisionTransformer(TransformerEncoder, kw_only=True):
       ValueError: If the input is no batch of images or its sides are no
         multiples of the patch size.
     """
-    if images.ndim != 4:
+    if images.ndim not in (4, 5):
       raise ValueError(
-        "VisionTransformer expects images [batch, height, width, channel], "
-        f"got shape {images.shape}"
+        "VisionTransformer expects images [batch, height, width, channel] or "
+        "videos [batch, frame, height, width, channel], got shape "
+        f"{images.shape}"
       )
-    b, h, w, c = images.shape
+    *batch, h, w, c = images.shape
+    images = images.reshape(-1, h, w, c)
+    b = len(images)
     p = self.patch_size
     if h % p or w % p:
       raise ValueError(
@@ -50,4 +56,6 @@ class VisionTransformer(TransformerEncoder, kw_only=True):
     patches = images.reshape(b, h // p, p, w // p, p, c)
     patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, p * p * c)
     tokens = self.project(patches, name="patch_embedding")
-    return self.encode(tokens, train=train)
+    encoded = self.encode(tokens, train=train)
+    # A video has one more axis; its frames are averaged.
+    return encoded.reshape(*batch, -1).mean(axis=tuple(range(1, len(batch))))
