@@ -83,6 +83,32 @@ def _decode(content: bytes, *, item: int, sample_rate: int) -> np.ndarray:
   return waveform
 
 
+def random_crop(
+  rng: np.random.Generator, waveform: np.ndarray, *, num_samples: int
+) -> np.ndarray:
+  """Returns a random stretch of a waveform.
+
+  Args:
+    rng: the source of randomness.
+    waveform: `[..., time]`.
+    num_samples: the length to return; a shorter waveform is followed by zeros.
+
+  Returns:
+    `[..., num_samples]`; all channels begin at the same sample.
+
+  Raises:
+    ValueError: if `num_samples` is negative.
+  """
+  if num_samples < 0:
+    raise ValueError(f"num_samples must not be negative, got {num_samples}")
+  length = waveform.shape[-1]
+  start = int(rng.integers(0, max(length - num_samples, 0), endpoint=True))
+  kept = waveform[..., start : start + num_samples]
+  cropped = np.zeros((*waveform.shape[:-1], num_samples), waveform.dtype)
+  cropped[..., : kept.shape[-1]] = kept
+  return cropped
+
+
 def random_time_shift(
   rng: np.random.Generator, waveform: np.ndarray, *, max_samples: int
 ) -> np.ndarray:

@@ -1,8 +1,15 @@
-"""Images as NumPy arrays: scaling and random transforms for training."""
+"""Pixels as numbers: scaling, standardising, moving them about."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+
+# Of CLIP's training images, red, green and blue, on the scale from 0 to 1:
+# A. Radford et al., arXiv 2103.00020.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def scale_pixels(images: np.ndarray, *, maximum: int) -> np.ndarray:
@@ -24,6 +31,41 @@ def scale_pixels(images: np.ndarray, *, maximum: int) -> np.ndarray:
       f"{images.max()}; pass the maximum of this data"
     )
   return images.astype(np.float32) / np.float32(maximum)
+
+
+def normalise_pixels(
+  frames: np.ndarray,
+  *,
+  mean: Sequence[float] = CLIP_MEAN,
+  std: Sequence[float] = CLIP_STD,
+) -> np.ndarray:
+  """Returns `(frames / 255 - mean) / std`, channel by channel.
+
+  Args:
+    frames: uint8 `[..., channel]`.
+    mean: one number per channel, on the scale from 0 to 1.
+    std: one number per channel, on the same scale.
+
+  Returns:
+    float32 of the same shape.
+
+  Raises:
+    TypeError: if the frames are not uint8.
+    ValueError: if the number of channels differs.
+  """
+  if frames.dtype != np.uint8:
+    raise TypeError(
+      f"expected frames as uint8 from 0 to 255, got {frames.dtype}"
+    )
+  if not len(mean) == len(std) == frames.shape[-1]:
+    raise ValueError(
+      f"expected a mean and a std for each of the {frames.shape[-1]} channels "
+      f"of frames {frames.shape}, got {len(mean)} and {len(std)}"
+    )
+  scale = 1 / (255 * np.asarray(std))
+  normalised = frames * scale.astype(np.float32)
+  normalised -= (np.asarray(mean) / std).astype(np.float32)
+  return normalised
 
 
 def random_shift(
