@@ -1,7 +1,8 @@
 """What the programs share on the command line: parsing, errors, exit codes.
 
-Exit codes: 0 done; 1 a bug or a broken machine (with a traceback); 2 a
-mistake in the flags, the config, the data or the workdir (one message);
+Exit codes: 0 done; 1 a bug or a broken machine (with a traceback), and of
+`prepare` that something is broken in what was to be checked; 2 a mistake in
+the flags, the config, the data or the workdir (one message);
 3 the loss or its gradient stopped being finite; 130 and 143 stopped by
 SIGINT or SIGTERM after saving, so the same command goes on from there.
 """
@@ -34,16 +35,25 @@ _DEBUG = flags.DEFINE_bool(
 )
 
 
-def run(main: Callable[[], None]) -> None:
-  """Parses the flags, runs a program and exits with a documented code."""
+def run(main: Callable[..., None], *, takes_arguments: bool = False) -> None:
+  """Parses the flags, runs a program and exits with a documented code.
+
+  Args:
+    main: The program.
+    takes_arguments: Whether it is called with the list of arguments that are
+      no flags, which may then stand before flags, too. By default there must
+      be none.
+  """
+  # Or else all that comes after the first argument would be arguments.
+  flags.FLAGS.set_gnu_getopt(takes_arguments)
 
   def guarded(argv: list[str]) -> None:
-    if len(argv) > 1:
+    if len(argv) > 1 and not takes_arguments:
       _fail(f"unexpected arguments {argv[1:]}; every option starts with --")
     # Orbax warns of what is meant; damage is told in the notes of the run.
     logging.set_verbosity(logging.ERROR)
     try:
-      main()
+      main(*([argv[1:]] if takes_arguments else []))
     except Interrupted as error:
       print(f"{error}. The same command goes on from there.", file=sys.stderr)
       sys.exit(128 + error.signal_number)

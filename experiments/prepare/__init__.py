@@ -1,0 +1,1 @@
+"""Prepares data: looks through manifests, and builds data sets of them."""
