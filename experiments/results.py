@@ -5,14 +5,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 
 from experiments import workdir as workdirs
 from experiments.build import Run
 from pmrl_jax import evaluation
+from pmrl_jax.data import Source
 
 # What the metrics of an evaluation during training keep of the summary.
 _ROW = (*evaluation.SCALARS, "spectrum", "cosines")
+
+
+def bad_examples(folder: Path) -> Path:
+  """Where a run lists the training examples that this process cannot read."""
+  index, count = jax.process_index(), jax.process_count()
+  name = "bad_examples.jsonl" if count == 1 else f"bad_examples.{index}.jsonl"
+  return folder / name
 
 
 def evaluate_split(run: Run, params: Any, level: str) -> dict[str, Any]:
@@ -48,15 +57,11 @@ def write_results(
   level = config.evaluation.level
   data = run.data
   test_set = run.embed(params, data.test)
-  # Probes need classes.
-  labelled = all((split.labels >= 0).all() for split in (data.train, data.test))
-  summary = evaluation.evaluate(
-    test_set,
-    train_set=run.embed(params, data.train, allow_missing=True)
-    if labelled
-    else None,
-    level=level,
-  )
+  train_set = None
+  if isinstance(data.train, Source) and _labelled(data.train, data.test):
+    # Probes need classes, and what they learn from may have gaps.
+    train_set = run.embed(params, data.train, allow_missing=True)
+  summary = evaluation.evaluate(test_set, train_set=train_set, level=level)
   summary["seconds"] = history[-1]["seconds"] if history else 0.0
   summary["steps"] = step
   folder.mkdir(parents=True, exist_ok=True)
@@ -79,6 +84,17 @@ def write_results(
     "versions": ", ".join(f"{k} {v}" for k, v in workdirs.versions().items()),
   }
   notes = [*data.train.notes, *data.test.notes]
+  lists = sorted(folder.glob("bad_examples*.jsonl"))
+  if lists:
+    names = {
+      json.loads(line)["name"]
+      for path in lists
+      for line in path.read_text(encoding="utf-8").splitlines()
+    }
+    notes.append(
+      f"{len(names)} training examples could not be read and were skipped: "
+      f"{', '.join(path.name for path in lists)}"
+    )
   if notes:
     facts["data"] = "; ".join(notes)
   report = evaluation.write_report(
@@ -95,3 +111,7 @@ def write_results(
   print(
     f"\n{evaluation.summary_table(summary)}\n\nreport: {report}", flush=True
   )
+
+
+def _labelled(*splits: Source) -> bool:
+  return all((split.labels >= 0).all() for split in splits)

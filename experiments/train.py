@@ -6,7 +6,7 @@ The same command goes on where a killed run stopped. Any key of the config can
 be overridden, as in `--config.steps=1000`. Exit codes: see experiments/cli.py.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ml_collections import config_flags
 from experiments import build, cli, data_sets, results
 from experiments import workdir as workdirs
 from pmrl_jax import training
-from pmrl_jax.data import training_iterator
+from pmrl_jax.data import FailureLog, training_iterator
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
@@ -62,6 +62,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     batch_size=config.batch_size,
     seed=config.seed,
     transforms=data_sets.load_transforms(config, run.data.train.modalities),
+    # Not in the configs of old runs.
+    **config.get("pipeline", {}),
   )
   train_step = build.build_train_step(config, run)
   build.check_shapes(train_step, run, iterator)
@@ -107,6 +109,16 @@ def _fit(
     f"{workdirs.devices()}; {workdir}",
     flush=True,
   )
+  failures = FailureLog(
+    results.bad_examples(workdir),
+    num_examples=len(run.data.train),
+    max_share=config.data.get("max_bad_share", 0.0),
+  )
+
+  def to_device(batch: Mapping[str, Any]) -> Any:
+    failures.add(batch["failures"])
+    return training.shard_batch(build.model_inputs(batch), run.mesh)
+
   writer = training.MetricsWriter(workdir, step=step)
   try:
     state = training.fit(
@@ -115,9 +127,7 @@ def _fit(
       schedule=schedule,
       train_step=train_step,
       iterator=iterator,
-      to_device=lambda batch: training.shard_batch(
-        build.model_inputs(batch), run.mesh
-      ),
+      to_device=to_device,
       evaluate=lambda params: results.evaluate_split(
         run, params, config.evaluation.level
       ),

@@ -74,17 +74,19 @@ TABLE = {
       "weights",
     },
     "packages": {
+      "PIL",
       "absl",
       "flax",
       "jax",
       "ml_collections",
       "numpy",
       "optax",
+      "pyarrow",
       "scipy",
       "tqdm",
     },
-    # PyTorch only takes part in a benchmark.
-    "lazily": {"torch"},
+    # They only take part in benchmarks.
+    "lazily": {"av", "cv2", "decord", "torch", "torchcodec"},
   },
 }
 

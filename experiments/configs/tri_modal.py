@@ -29,6 +29,8 @@ def get_config() -> ml_collections.ConfigDict:
     "modalities": ("image", "speech", "text"),
     "ids": "label",  # whose negatives an instance is not
   }
+  # How batches are made; see pmrl_jax.data.training_iterator.
+  config.pipeline = {"prefetch": 2, "num_threads": 1, "num_workers": 0}
   # Random changes of the training inputs: functions of pmrl_jax.data.
   config.transforms = {
     "speech": {

@@ -1,54 +1,26 @@
 """Data sets by the name that a config gives them."""
 
 import functools
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import ml_collections
-import numpy as np
 
-from pmrl_jax.data import (
-  ArraySource,
-  Source,
-  Transform,
-  audio,
-  datasets,
-  read_records,
-  tabular,
-  text,
-  vision,
-)
-from pmrl_jax.evaluation import Display
+from experiments.data_sets.arrays import arrays
+from experiments.data_sets.data import Data
+from experiments.data_sets.rows import manifest, tfds
+from experiments.data_sets.shipped import mfeat, multimodal_digits
+from pmrl_jax.data import Mixture, Source, Transform, audio, tabular, vision
 
-# What NumPy and zipfile raise when a file is something else, or damaged.
-_DAMAGED = (
-  EOFError,
-  RuntimeError,
-  TypeError,
-  ValueError,
-  zipfile.BadZipFile,
-  zlib.error,
-)
-
-
-class Data(NamedTuple):
-  """What a run reads."""
-
-  train: Source
-  test: Source  # held out
-  displays: dict[str, Display]  # how the held-out items are drawn
-  class_names: tuple[str, ...] | None
-  vocabulary_sizes: dict[str, int]  # of the modalities that are text
+__all__ = ["Data", "load_data", "load_transforms"]
 
 
 def load_data(config: ml_collections.ConfigDict) -> Data:
   """Loads the data set that `config.data` names.
 
   Args:
-    config: The run's config.
+    config: The run's config. `data.name` is one of those below, or "mixture":
+      then `data.parts.<part>` describes each data set as `data` would, with a
+      `weight`, and `data.test_part` says whose held-out split is measured.
 
   Returns:
     The two splits and how to draw their items.
@@ -57,23 +29,69 @@ def load_data(config: ml_collections.ConfigDict) -> Data:
     ValueError: If the name or a modality is unknown, or the data is bad.
     FileNotFoundError: If a file is missing.
   """
-  loaders: dict[str, Callable[[ml_collections.ConfigDict], Data]] = {
-    "multimodal_digits": _multimodal_digits,
-    "mfeat": _mfeat,
-    "arrays": _arrays,
-  }
-  name = config.data.name
-  if name not in loaders:
-    raise ValueError(
-      f"config.data.name must be one of {sorted(loaders)}, got {name!r}"
-    )
-  data = loaders[name](config)
+  if config.data.name == "mixture":
+    data = _mixture(config)
+  else:
+    data = _load(config, config.data, "config.data")
   if len(data.train.modalities) < 2:
     raise ValueError(
       f"there must be two modalities or more to align, got "
       f"{list(data.train.modalities)}; set config.data.modalities"
     )
   return data
+
+
+def _load(
+  config: ml_collections.ConfigDict,
+  described: ml_collections.ConfigDict,
+  where: str,
+) -> Data:
+  loaders: dict[str, Callable[[ml_collections.ConfigDict, int], Data]] = {
+    "arrays": arrays,
+    "manifest": manifest,
+    "mfeat": mfeat,
+    "multimodal_digits": multimodal_digits,
+    "tfds": tfds,
+  }
+  if described.name not in loaders:
+    raise ValueError(
+      f"{where}.name must be one of {[*sorted(loaders), 'mixture']}, got "
+      f"{described.name!r}"
+    )
+  return loaders[described.name](described, config.seed)
+
+
+def _mixture(config: ml_collections.ConfigDict) -> Data:
+  """Several data sets, of which one has the held-out split."""
+  parts, test_part = config.data.parts, config.data.test_part
+  if test_part not in parts:
+    raise ValueError(
+      f"config.data.test_part must be one of {sorted(parts)}, got {test_part!r}"
+    )
+  loaded = {
+    name: _load(config, part, f"config.data.parts.{name}")
+    for name, part in parts.items()
+  }
+  train = Mixture(
+    [data.train for data in loaded.values() if isinstance(data.train, Source)],
+    [part.weight for part in parts.values()],
+  )
+  sizes: dict[str, int] = {}
+  for data in loaded.values():
+    for modality, size in data.vocabulary_sizes.items():
+      if sizes.setdefault(modality, size) != size:
+        raise ValueError(
+          f"the parts of the mixture have different vocabularies of "
+          f"{modality!r}: {sizes[modality]} and {size} ids"
+        )
+  test = loaded[test_part]
+  if test.test.modalities != train.modalities:
+    raise ValueError(
+      f"the held-out split of {test_part!r} has the modalities "
+      f"{list(test.test.modalities)}, but the mixture {list(train.modalities)};"
+      " it must have all, in this order"
+    )
+  return test._replace(train=train, vocabulary_sizes=sizes)
 
 
 def load_transforms(
@@ -112,102 +130,3 @@ def load_transforms(
         functools.partial(functions[name], **arguments)
       )
   return transforms
-
-
-def _multimodal_digits(config: ml_collections.ConfigDict) -> Data:
-  modalities = tuple(config.data.modalities)
-  train, test = (
-    datasets.multimodal_digits(
-      split,
-      modalities=modalities,
-      seed=config.seed,
-      ids=config.data.get("ids", "label"),
-    )
-    for split in ("train", "test")
-  )
-  vocabulary = text.CharacterVocabulary(datasets.DIGIT_ALPHABET)
-  kinds = {
-    "image": "image",
-    "speech": "waveform",
-    "text": "text",
-    "pen": "trajectory",
-  }
-  displays = {}
-  for modality in modalities:
-    items = _all_items(test, modality)
-    values: Any = items
-    if modality == "text":
-      values = [vocabulary.decode(row) for row in items]
-    rate = datasets.SAMPLE_RATE if modality == "speech" else None
-    displays[modality] = Display(kinds[modality], values, rate)
-  names = tuple(str(digit) for digit in range(10))
-  return Data(train, test, displays, names, {"text": vocabulary.size})
-
-
-def _mfeat(config: ml_collections.ConfigDict) -> Data:
-  views = tuple(config.data.modalities)
-  train, test = (
-    datasets.mfeat(split, views=views) for split in ("train", "test")
-  )
-  displays = {view: Display("vector", _all_items(test, view)) for view in views}
-  if "pix" in displays:  # 16 rows of 15 pixels, before standardisation
-    pixels = read_records("mfeat", "test")["pix"]
-    displays["pix"] = Display("image", pixels.reshape(-1, 16, 15))
-  return Data(train, test, displays, tuple(map(str, range(10))), {})
-
-
-def _arrays(config: ml_collections.ConfigDict) -> Data:
-  """A user's own rows: two `.npz` files."""
-  train, test = (
-    _read_arrays(config.data[split], tuple(config.data.modalities))
-    for split in ("train", "test")
-  )
-  if train.spec != test.spec:
-    raise ValueError(
-      "the train and the test arrays must have rows of the same shape and "
-      f"dtype, got {train.spec} and {test.spec}"
-    )
-  displays = {
-    name: Display("vector", _all_items(test, name).reshape(len(test), -1))
-    for name in test.modalities
-  }
-  return Data(train, test, displays, None, {})
-
-
-def _read_arrays(path: str, modalities: Sequence[str]) -> ArraySource:
-  """Reads a `.npz` with one array a modality, and maybe labels, ids, where."""
-  if not Path(path).is_file():
-    raise FileNotFoundError(
-      f"the data file {path!r} does not exist; set config.data.train and "
-      "config.data.test to .npz files"
-    )
-  try:
-    # Opened here: NumPy forgets to close a file that is no archive.
-    with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
-      arrays = {name: content[name] for name in content.files}
-  except _DAMAGED as error:
-    raise ValueError(
-      f"{path} is no .npz file of plain arrays: {error}"
-    ) from None
-  missing = [name for name in modalities if name not in arrays]
-  if missing:
-    raise ValueError(
-      f"{path} has no arrays {missing}; it has {sorted(arrays)}. Name the "
-      "modalities in config.data.modalities"
-    )
-  values = {
-    name: arrays[name].astype(np.float32)
-    if arrays[name].dtype.kind == "f"
-    else arrays[name]
-    for name in modalities
-  }
-  return ArraySource(
-    values,
-    labels=arrays.get("labels"),
-    ids=arrays.get("ids"),
-    where=arrays.get("where"),
-  )
-
-
-def _all_items(source: Source, modality: str) -> np.ndarray:
-  return source.inputs(modality, np.arange(source.num_items(modality)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,15 +16,53 @@ from pmrl_jax.data.sources import Source, Spec
 PERIOD = 1000
 
 
-class Mixture(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Mixture:
   """Data sets that are trained on together.
 
   Each keeps epochs of its own, with every instance once. A modality that a
-  data set does not have is absent there.
+  data set does not have is absent there, and an instance of one is never the
+  same thing as one of another.
+
+  Attributes:
+    sources: the data sets.
+    weights: their shares of the stream, up to a factor.
   """
 
   sources: Sequence[Source]
-  weights: Sequence[float]  # shares of the stream, up to a factor
+  weights: Sequence[float]
+
+  def __len__(self) -> int:
+    """The number of instances of all data sets."""
+    return sum(map(len, self.sources))
+
+  @property
+  def spec(self) -> dict[str, Spec]:
+    """The modalities of all data sets, by first appearance.
+
+    Raises:
+      ValueError: if two data sets have different items of the same name.
+    """
+    specs: dict[str, Spec] = {}
+    for source in self.sources:
+      for modality, spec in source.spec.items():
+        if specs.setdefault(modality, spec) != spec:
+          raise ValueError(
+            "the data sets of a mixture have different items of "
+            f"{modality!r}: {specs[modality]} and {spec}; bring them to one "
+            "shape and type"
+          )
+    return specs
+
+  @property
+  def modalities(self) -> tuple[str, ...]:
+    """Their names, in the order of every stacked array."""
+    return tuple(self.spec)
+
+  @property
+  def notes(self) -> tuple[str, ...]:
+    """Sentences on what loading did to the data."""
+    return tuple(note for source in self.sources for note in source.notes)
 
 
 class Places(NamedTuple):
@@ -48,7 +87,7 @@ class Order:
       ValueError: if the seed is negative, a weight is no positive number or
         rounds to nothing, or there is none or too few of them.
     """
-    sources, weights = mixture
+    sources, weights = mixture.sources, mixture.weights
     if seed < 0:
       raise ValueError(f"expected a seed that is not negative, got {seed}")
     if not sources or len(sources) != len(weights):
@@ -107,23 +146,6 @@ class Order:
     for source, count in enumerate(self._counts):
       rank[pattern == source] = np.arange(count)
     return pattern, rank
-
-
-def modalities_of(sources: Sequence[Source]) -> dict[str, Spec]:
-  """Returns the modalities of all sources, by first appearance.
-
-  Raises:
-    ValueError: if two sources have different items of the same name.
-  """
-  specs: dict[str, Spec] = {}
-  for source in sources:
-    for modality, spec in source.spec.items():
-      if specs.setdefault(modality, spec) != spec:
-        raise ValueError(
-          f"the data sets of a mixture have different items of {modality!r}: "
-          f"{specs[modality]} and {spec}; bring them to one shape and type"
-        )
-  return specs
 
 
 def _apportion(weights: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pmrl_jax.data.failures import Failure
-from pmrl_jax.data.mixture import Mixture, Order, modalities_of
+from pmrl_jax.data.mixture import Mixture, Order
 from pmrl_jax.data.sources import Source, Spec
 
 # A dictionary of arrays, b being the process's part of the batch:
@@ -45,7 +45,7 @@ class TrainingStream:
     """See `training_iterator`; `slice_` is this process's part."""
     self._order = Order(mixture, seed=seed)
     self._sources = tuple(mixture.sources)
-    self._specs = modalities_of(self._sources)
+    self._specs = mixture.spec
     self._batch_size = batch_size
     self._seed = seed
     self._transforms = transforms
