@@ -23,15 +23,7 @@ def tree(folder):
   }
 
 
-@pytest.fixture
-def beam():
-  """Beam, silent about what else it would like to find."""
-  return pytest.importorskip(
-    "apache_beam", reason="Apache Beam is not installed (extra `beam`)"
-  )
-
-
-def test_beam_writes_what_build_writes(beam, mixed, tmp_path):
+def test_beam_writes_what_build_writes(mixed, tmp_path):
   (tmp_path / "4.npy").write_bytes(b"no array")
   manifest = read_manifest(mixed)
   settings = {"num_shards": 3, "max_bad": 0.1}
@@ -47,7 +39,7 @@ def test_beam_writes_what_build_writes(beam, mixed, tmp_path):
   assert verify(tmp_path / "beam") == []
 
 
-def test_what_beam_began_is_finished_by_build(beam, mixed, tmp_path):
+def test_what_beam_began_is_finished_by_build(mixed, tmp_path):
   good = (tmp_path / "4.npy").read_bytes()
   (tmp_path / "4.npy").write_bytes(b"no array")
   manifest = read_manifest(mixed)
