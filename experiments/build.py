@@ -234,16 +234,12 @@ def _check_evaluation(config: ml_collections.ConfigDict, data: Data) -> None:
       "config.evaluation.level is 'class', but the held-out data has no "
       "labels; add them, or set it to 'instance'"
     )
-  where = data.test.where
-  if not where.all() and not allows_missing(config):
-    present = ", ".join(
-      f"{name} {count:,} of {len(where):,}"
-      for name, count in zip(data.test.modalities, where.sum(axis=0).tolist())
-    )
+  if not data.test.where.all() and not allows_missing(config):
     raise ValueError(
-      f"the held-out data is incomplete ({present}), and figures of a smaller "
-      "gallery are easier; complete it, or report them with their coverage: "
-      "--config.evaluation.allow_missing=True"
+      f"the held-out data is incomplete ({_present_items(data.test)}), and "
+      "figures of a smaller gallery are easier; complete it, or report them "
+      "with their coverage: --config.evaluation.allow_missing=True for train, "
+      "--allow_missing for evaluate"
     )
   training.check_retention(**retention)
   if retention.best_metric not in evaluation.SCALARS:
@@ -251,3 +247,14 @@ def _check_evaluation(config: ml_collections.ConfigDict, data: Data) -> None:
       "config.checkpoint.retention.best_metric must be one of "
       f"{list(evaluation.SCALARS)}, got {retention.best_metric!r}"
     )
+
+
+def _present_items(source: Source) -> str:
+  """How many items of each modality are there, a clip's sound counted once."""
+  items, where = source.pairing(0), source.where
+  counts = []
+  for column, name in enumerate(source.modalities):
+    present = len(np.unique(items[where[:, column], column]))
+    total = len(np.unique(items[:, column]))
+    counts.append(f"{name} {present:,} of {total:,}")
+  return ", ".join(counts)

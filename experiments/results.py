@@ -28,6 +28,8 @@ def evaluate_split(run: Run, params: Any, level: str) -> dict[str, Any]:
   """Measures the held-out split, as a row of the metrics."""
   summary = evaluation.evaluate(run.embed(params, run.data.test), level=level)
   row = {name: summary[name] for name in _ROW}
+  if summary["coverage"] < 1:
+    row["coverage"] = summary["coverage"]
   row["R@1"] = {
     direction: scores["R@1"]
     for direction, scores in summary["retrieval"].items()

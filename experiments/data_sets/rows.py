@@ -55,18 +55,22 @@ def manifest(data: ml_collections.ConfigDict, seed: int) -> Data:
 
 def tfds(data: ml_collections.ConfigDict, seed: int) -> Data:
   """A prepared TFDS data set, by name or folder; see docs/data.md."""
+  features = dict(data.get("features") or {})
   train, test = (
     TfdsRows(
-      data.data_set,
+      data_set,
       data[split],
-      features=dict(data.features),
+      features=features or None,
       kinds=dict(data.get("kinds", {})),
       ids=data.get("id"),
       label=data.get("label"),
       source=data.get("source"),
       data_dir=data.get("data_dir"),
     )
-    for split in ("train", "test")
+    for split, data_set in (
+      ("train", data.data_set),
+      ("test", data.get("test_data_set") or data.data_set),
+    )
   )
   return _data(data, seed, train, test)
 

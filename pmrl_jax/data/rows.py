@@ -110,20 +110,22 @@ class RowSource(Source):
     # The first text of each row, and the number of all, for text modalities.
     self._offsets: dict[str, np.ndarray] = {}
     texts = []
-    for name in inputs:
+    columns = [list(rows.kinds).index(name) for name in inputs]
+    where = rows.where[:, columns]
+    for index, name in enumerate(inputs):
       if rows.kinds[name] == "text":
         column = [rows.value(row, name) or [] for row in range(num_rows)]
         texts.append(column)
         self._offsets[name] = np.cumsum([0, *map(len, column)])
+        where[:, index] &= np.diff(self._offsets[name]) > 0
     instances = self._instances(num_rows)
-    columns = [list(rows.kinds).index(name) for name in inputs]
     labels = np.full(num_rows, -1) if rows.labels is None else rows.labels
     ids = group_ids(num_rows, sources=rows.sources, texts=texts)
     super().__init__(
       tuple(inputs),
       labels=np.asarray(labels)[instances],
       ids=ids[instances],
-      where=rows.where[:, columns][instances],
+      where=where[instances],
       notes=notes,
     )
     self._instance_rows = instances
@@ -165,6 +167,7 @@ class RowSource(Source):
         columns.append(rows)
         continue
       first = self._offsets[name][:-1]
+      is_absent = np.diff(self._offsets[name]) == 0
       count = np.maximum(np.diff(self._offsets[name]), 1)
       if self._captions == "draw":
         rng = np.random.default_rng([self._seed, epoch, 3, index])
@@ -176,8 +179,9 @@ class RowSource(Source):
         which = np.arange(len(rows)) - np.repeat(start, lengths)
         first, count = first[rows], count[rows]
         which = which % count
-      # A row without a text, at the end, would point behind the last one.
-      columns.append(np.minimum(first + which, self._offsets[name][-1] - 1))
+      # A text that is not there is no other row's: behind the last one.
+      missing = self._offsets[name][-1] + rows
+      columns.append(np.where(is_absent[rows], missing, first + which))
     return np.stack(columns, axis=1).astype(np.int32)
 
   def read(

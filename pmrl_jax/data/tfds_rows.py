@@ -34,7 +34,7 @@ class TfdsRows:
     data_set: str | os.PathLike[str],
     split: str,
     *,
-    features: Mapping[str, str],
+    features: Mapping[str, str] | None = None,
     kinds: Mapping[str, str] | None = None,
     ids: str | None = None,
     label: str | None = None,
@@ -48,11 +48,14 @@ class TfdsRows:
         `tfds.builder` ("mnist", "ag_news_subset:1.0.0").
       split: one of its splits; slices as "train[:80%]" work too.
       features: {modality: name of the feature}; parts of nested features are
-        written "clip/frames".
-      kinds: {modality: kind}, for features that do not say what they are.
+        written "clip/frames". By default the modalities of a data set in
+        manifest form, such as `manifest.build` writes.
+      kinds: {modality: kind}, for features that do not say what they are, and
+        are not in manifest form.
       ids: the feature that names a record; by default its place, "train/17".
       label: the feature that holds the class, an integer.
-      source: the feature that says what a record was cut from.
+      source: the feature that says what a record was cut from. These three
+        are known of a data set in manifest form.
       data_dir: where TFDS keeps named data sets.
 
     Raises:
@@ -65,16 +68,31 @@ class TfdsRows:
       raise ValueError(
         f"expected one of the splits {splits} of {data_set}, got {split!r}"
       )
-    self._features = dict(features)
+    described = builder.info.features
+    own_kinds = _manifest_kinds(builder.info)
+    if features is None:
+      if not own_kinds:
+        raise ValueError(
+          f"{data_set} does not say which features are modalities; name them, "
+          f"as {{modality: feature}}; there are {list(described)}"
+        )
+      features = {modality: modality for modality in own_kinds}
+    if own_kinds:
+      ids, label, source = ids or "id", label or "label", source or "source"
     for name in filter(None, (*features.values(), ids, label, source)):
-      _feature(builder.info.features, name)
-    given = kinds or {}
+      _feature(described, name)
+    self._features = dict(features)
     self._described = {
-      modality: _feature(builder.info.features, name)
+      modality: _feature(described, name) for modality, name in features.items()
+    }
+    known = {
+      modality: own_kinds.get(name.removesuffix("/frames"))
       for modality, name in features.items()
     }
     self.kinds = {
-      modality: given.get(modality) or kind_of(modality, feature)
+      modality: (kinds or {}).get(modality)
+      or known[modality]
+      or kind_of(modality, feature)
       for modality, feature in self._described.items()
     }
     for modality, kind in self.kinds.items():
@@ -83,16 +101,7 @@ class TfdsRows:
           f"expected one of {KINDS} as the kind of {modality!r}, got {kind!r}"
         )
     self._records = _data_source(builder, split, data_set)
-    columns: dict[str, list] = {
-      name: [] for name in (ids, label, source) if name is not None
-    }
-    present = []
-    for index in range(len(self._records)):
-      record = self._records[index]
-      for name, column in columns.items():
-        column.append(_part(record, name))
-      present.append([self._read(record, m) is not None for m in features])
-    self.where = np.asarray(present, bool).reshape(-1, len(features))
+    columns = self._look_through(ids, label, source)
     self.ids: Sequence[str] = (
       [f"{split}/{index}" for index in range(len(self._records))]
       if ids is None
@@ -103,8 +112,29 @@ class TfdsRows:
       None if source is None else [_text(value) for value in columns[source]]
     )
 
+  def _look_through(self, *names: str | None) -> dict[str, list]:
+    """Reads all records once; returns the columns of these features."""
+    columns: dict[str, list] = {name: [] for name in names if name is not None}
+    # Texts are small, and to read one later is to read its whole record.
+    self._texts: dict[str, list] = {
+      modality: [] for modality, kind in self.kinds.items() if kind == "text"
+    }
+    present = []
+    for index in range(len(self._records)):
+      record = self._records[index]
+      for name, column in columns.items():
+        column.append(_part(record, name))
+      values = {name: self._read(record, name) for name in self.kinds}
+      for modality, texts in self._texts.items():
+        texts.append(values[modality])
+      present.append([value is not None for value in values.values()])
+    self.where = np.asarray(present, bool).reshape(-1, len(self.kinds))
+    return columns
+
   def value(self, row: int, modality: str) -> Any:
     """Returns encoded bytes, an array, a list of frames, or texts."""
+    if modality in self._texts:
+      return self._texts[modality][row]
     return self._read(self._records[row], modality)
 
   def _read(self, record: Mapping[str, Any], modality: str) -> Any:
@@ -117,9 +147,10 @@ class TfdsRows:
       values = [value] if isinstance(value, bytes | str) else list(value)
       texts = [text for text in map(_text, values) if text.strip()]
       return texts or None
-    if isinstance(value, Mapping):  # a sequence of features, by feature
+    if isinstance(value, Mapping):  # a video, with the times of its frames
       value = value.get("frames", value)
-    return value if np.size(value) and len(np.shape(value) or [1]) else None
+    is_empty = not value if isinstance(value, bytes) else not np.size(value)
+    return None if is_empty else value
 
 
 def kind_of(modality: str, feature: Any) -> str:
@@ -150,6 +181,13 @@ def kind_of(modality: str, feature: Any) -> str:
     f"the feature of {modality!r} does not say what it is ({feature}); give "
     f"its kind, one of {KINDS}"
   )
+
+
+def _manifest_kinds(info: Any) -> dict[str, str]:
+  """Returns the modalities and kinds that `manifest.build` notes, or none."""
+  kinds = dict(info.metadata or {}).get("kinds", {})
+  is_ours = {"id", "label", "source", *kinds} <= set(info.features)
+  return dict(kinds) if is_ours else {}
 
 
 def _open(

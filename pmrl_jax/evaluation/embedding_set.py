@@ -25,7 +25,8 @@ class EmbeddingSet(NamedTuple):
     where: `[instance, modality]` bool, True where a modality is present.
     modalities: names, in the order of the modality axis.
     labels: `[instance]` int, the class of each instance, or None.
-    items: `[instance, modality]` int, the record each embedding came from.
+    items: `[instance, modality]` int, the record each embedding came from; of
+      an absent one the record that is missing, for it belongs to the gallery.
   """
 
   embeddings: np.ndarray

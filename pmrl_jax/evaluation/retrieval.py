@@ -99,8 +99,9 @@ def cross_modal_retrieval(
   leading direction of all other modalities together. Absent modalities are
   left out; a query without any relevant item in the gallery (its counterpart
   is absent) is left out too and counted in "num_unmatched". "coverage" is the
-  share of instances that have both sides: a figure with less than 1 is that of
-  a smaller, easier gallery.
+  share of the gallery's records, present or not, of which both sides are
+  there: a figure with less than 1 is that of a smaller, easier gallery. A
+  video with ten captions is one record, and so it counts once.
 
   Args:
     embedding_set: embeddings of one split.
@@ -122,7 +123,7 @@ def cross_modal_retrieval(
     for name in embedding_set.modalities
   }
   results = {}
-  for name, queries in records.items():
+  for column, (name, queries) in enumerate(records.items()):
     galleries = {other: records[other] for other in records if other != name}
     galleries[REST] = direction_records(embedding_set, without=name)
     for other, gallery in galleries.items():
@@ -139,8 +140,12 @@ def cross_modal_retrieval(
           f"{len(gallery.vectors)} items); evaluate a split in which the two "
           "occur together, or leave the modality out."
         )
-      both = (queries.of_instance >= 0) & (gallery.of_instance >= 0)
-      scores["coverage"] = float(both.mean())
+      items = (
+        np.delete(embedding_set.items, column, axis=1)
+        if other == REST
+        else embedding_set.items[:, [embedding_set.modalities.index(other)]]
+      )
+      scores["coverage"] = _coverage(queries, gallery, items)
       results[f"{name}->{other}"] = scores
   return results
 
@@ -169,6 +174,24 @@ def relevance(
     return relevant
 
   return same_class if level == "class" else same_instance
+
+
+def _coverage(queries: Records, gallery: Records, items: np.ndarray) -> float:
+  """The share of a gallery's records, absent ones too, that can be found.
+
+  Args:
+    queries: records of the asking modality.
+    gallery: those of the answering one that are present.
+    items: `[instance, modality]`, all records of the answering one.
+
+  Returns:
+    From 0 to 1.
+  """
+  both = (queries.of_instance >= 0) & (gallery.of_instance >= 0)
+  distinct, record = np.unique(items, axis=0, return_inverse=True)
+  is_there = np.zeros(len(distinct), bool)
+  is_there[record.reshape(-1)[both]] = True
+  return float(is_there.mean())
 
 
 def _score(

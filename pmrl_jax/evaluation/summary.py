@@ -1,5 +1,6 @@
 """All measures of one evaluation, as plain numbers and as a console table."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,7 +46,8 @@ def evaluate(
     "level", "modalities", "num_instances";
     "retrieval", as `cross_modal_retrieval`;
     "mean_R@1" and "mean_mAP" over the ordered pairs of modalities, and
-    "rest_R@1" over the directions to "rest";
+    "rest_R@1" over the directions to "rest"; "coverage", the lowest of all
+    directions: with less than 1, the others are of a smaller, easier gallery;
     "flipped_share"; "flipped_shares" and "cosines" by pair
     ("image & speech"); "spectrum", as `mean_spectrum` ([] if no instance is
     complete); "between_cosine"; and "probe" if `train_set` is given.
@@ -66,6 +68,7 @@ def evaluate(
     "mean_R@1": float(np.mean([scores["R@1"] for scores in pairs])),
     "mean_mAP": float(np.mean([scores["mAP"] for scores in pairs])),
     "rest_R@1": float(np.mean([scores["R@1"] for scores in rest])),
+    "coverage": min(scores["coverage"] for scores in retrieval.values()),
     "flipped_share": flipped_share(test_set),
     "flipped_shares": {
       " & ".join(pair): value.flipped_share for pair, value in cosines.items()
@@ -107,9 +110,10 @@ def summary_table(summary: Mapping[str, Any]) -> str:
       ("flipped share", "flipped_share"),
     )
   )
-  coverage = min(scores.get("coverage", 1.0) for scores in retrieval.values())
+  coverage = summary.get("coverage", 1.0)
   if coverage < 1:
-    headline += f"   coverage {_number(coverage)}"
+    # Rounded down: one item of many that is missing shows.
+    headline += f"   coverage {_number(math.floor(coverage * 1000) / 1000)}"
   lines = [headline, "", *_table("R@1: query to", columns, rows)]
   probes = summary.get("probe")
   if probes:

@@ -254,7 +254,7 @@ class _Progress:
     self._retrieval = {
       name: f"{value:.3f}"
       for name, value in results.items()
-      if name.startswith("mean_") and isinstance(value, float)
+      if name.startswith(("mean_", "coverage")) and isinstance(value, float)
     }
     if self._bar.disable:
       fields = _loss_terms(self._row) | self._retrieval

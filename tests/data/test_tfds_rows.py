@@ -157,6 +157,7 @@ def test_worker_processes_read_the_same_records(data_dir):
     ({"split": "test"}, r"splits \['train'\]"),
     ({"features": {"a": "pixels"}}, "no feature 'pixels'"),
     ({"features": {"a": "sound"}}, "give its kind"),
+    ({"features": None}, "which features are modalities.*'captions'"),
     ({"kinds": {"a": "film"}}, "'film'"),
   ],
 )

@@ -291,6 +291,37 @@ def test_one_image_with_several_texts_finds_each_of_them():
   assert scores["text->image"]["R@1"] == 1
 
 
+def test_coverage_counts_the_items_of_the_gallery_once():
+  # Three clips with 3, 1 and no captions; the sound of the first is missing,
+  # and so is a caption of the third, which the gallery should have.
+  rows = np.array([0, 0, 0, 1, 2])
+  texts = np.array([0, 1, 2, 3, 9])
+  where = np.ones((5, 3), bool)
+  where[rows == 0, 1] = False
+  where[4, 2] = False
+  rng = np.random.default_rng(0)
+  data = EmbeddingSet(
+    rng.normal(size=(5, 3, 4)),
+    where,
+    ("video", "audio", "text"),
+    None,
+    np.stack([rows, rows, texts], axis=1),
+  )
+  scores = cross_modal_retrieval(data, level="instance")
+  coverage = {name: each["coverage"] for name, each in scores.items()}
+  assert coverage == {
+    "video->audio": pytest.approx(2 / 3),
+    "video->text": pytest.approx(4 / 5),
+    "video->rest": 1,  # of something else
+    "audio->video": pytest.approx(2 / 3),
+    "audio->text": pytest.approx(1 / 5),
+    "audio->rest": pytest.approx(2 / 5),
+    "text->video": pytest.approx(2 / 3),
+    "text->audio": pytest.approx(1 / 3),
+    "text->rest": pytest.approx(2 / 3),
+  }
+
+
 def test_content_of_absent_modalities_never_matters(make_set):
   data = make_set(missing=0.3)
   expected = cross_modal_retrieval(data, level="class")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import train
+from experiments import cli, evaluate, train
 from experiments.configs import own_media
 
 av = pytest.importorskip("av")
@@ -123,7 +123,7 @@ def test_too_many_broken_files_stop_the_run_with_their_list(config, tmp_path):
 
 def test_an_incomplete_gallery_is_refused(config, media, tmp_path):
   config.data.test = str(media / "train.jsonl")
-  with pytest.raises(ValueError, match="audio 8 of 16"):
+  with pytest.raises(ValueError, match="audio 4 of 8, text 16 of 16"):
     train.train(config, tmp_path / "run")
 
 
@@ -159,3 +159,38 @@ def test_mistakes_in_the_description_are_explained(
   with pytest.raises(ValueError, match=words):
     train.train(config, tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+def test_an_incomplete_gallery_is_evaluated_only_when_told(
+  config, media, tmp_path, call
+):
+  run, held_out = tmp_path / "run", tmp_path / "test.jsonl"
+  lines = (media / "test.jsonl").read_text().splitlines()
+  held_out.write_text("\n".join(lines))
+  config.data.test = str(held_out)
+  config.data.root = str(media)
+  config.update_from_flattened_dict(
+    {"steps": 1, "evaluation.every": 1, "checkpoint.every": 1}
+  )
+  config.optimizer.warmup_steps = 0
+  train.train(config, run)
+  summary = (run / "summary.json").read_bytes()
+  silent = json.loads(lines[0]) | {"audio": None}
+  held_out.write_text("\n".join([json.dumps(silent), *lines[1:]]))
+  for flags in ([], ["--strict"], ["--noallow_missing"]):
+    ended = call(evaluate.main, f"--workdir={run}", *flags)
+    assert ended.code == cli.MISTAKE
+    assert "audio 3 of 4, text 8 of 8" in ended.err
+    assert "--allow_missing for evaluate" in ended.err
+  ended = call(
+    evaluate.main, f"--workdir={run}", "--strict", "--allow_missing"
+  )
+  assert ended.code == cli.MISTAKE and "opposites" in ended.err
+  assert (run / "summary.json").read_bytes() == summary
+  ended = call(evaluate.main, f"--workdir={run}", "--allow_missing")
+  assert ended.code == 0, ended.err
+  (line,) = [line for line in ended.out.splitlines() if "mean R@1" in line]
+  assert "coverage 0.750" in line
+  scores = json.loads((run / "summary.json").read_text())["retrieval"]
+  assert scores["text->audio"]["coverage"] == 0.75
+  assert scores["text->video"]["coverage"] == 1

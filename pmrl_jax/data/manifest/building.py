@@ -4,6 +4,7 @@ The folder that `build` fills:
 
 - `NAME-SPLIT.array_record-00000-of-00004`, ...: the shards, rows in order
 - `dataset_info.json`, `features.json`: what TFDS needs to read them
+- `metadata.json`: the modalities and their kinds
 - `checksums.json`: the SHA-256 of every file, see `verify`
 - `bad_examples.jsonl`, if anything could not be read: what, and why
 - `.building/`, while it is not finished: what is done so far

@@ -48,6 +48,8 @@ def write_metadata(work: Work, written: Sequence[WrittenShard]) -> None:
     ),
     features=features_of(work.manifest.kinds, array_shapes=work.array_shapes),
     description=_description(work),
+    # Encoded bytes do not say what they are; who reads them wants to know.
+    metadata=tfds.core.MetadataDict(kinds=dict(work.manifest.kinds)),
     disable_shuffling=True,
   )
   info.set_file_format(tfds.core.FileFormat.ARRAY_RECORD)
@@ -66,7 +68,7 @@ def write_metadata(work: Work, written: Sequence[WrittenShard]) -> None:
   )
   info.write_to_directory(work.output)
   checksums = {shard.file: shard.sha256 for shard in written}
-  for file in ("dataset_info.json", "features.json"):
+  for file in ("dataset_info.json", "features.json", "metadata.json"):
     checksums[file] = hash_file(work.output / file)
   write_json(work.output / CHECKSUMS, checksums)
 

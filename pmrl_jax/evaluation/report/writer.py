@@ -207,6 +207,8 @@ def _headline(summary: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     ("flipped share", "flipped_share", "pairs with cosine < 0"),
     ("between cosine", "between_cosine", "1 is collapse"),
   ]
+  if summary.get("coverage", 1.0) < 1:
+    entries.append(("coverage", "coverage", "of the galleries, the lowest"))
   return [
     (name, summary[key], remark)
     for name, key, remark in entries

@@ -62,14 +62,7 @@ def test_what_is_read_back_is_what_the_manifest_says(mixed, tmp_path):
 def test_the_rows_of_the_data_set_are_those_of_the_manifest(mixed, tmp_path):
   manifest = read_manifest(mixed)
   build(manifest, tmp_path / "out", num_shards=3, workers=1)
-  rows = TfdsRows(
-    tmp_path / "out",
-    "train",
-    features={name: name for name in manifest.kinds},
-    ids="id",
-    label="label",
-    source="source",
-  )
+  rows = TfdsRows(tmp_path / "out", "train")
   assert rows.kinds == manifest.kinds and rows.ids == manifest.ids
   assert rows.sources == manifest.sources
   np.testing.assert_array_equal(rows.labels, manifest.labels)
