@@ -1,11 +1,15 @@
 """Every config that ships builds the model that it describes."""
 
 import importlib
+import json
+import shutil
 from pathlib import Path
 
 import chex
 import jax
+import numpy as np
 import pytest
+import soundfile
 
 import experiments.configs
 from experiments import build
@@ -13,6 +17,8 @@ from experiments.data_sets import load_data, load_transforms
 from experiments.models import build_model
 from pmrl_jax import evaluation, training
 from pmrl_jax.data import evaluation_batches
+from pmrl_jax.data.manifest import build as manifest_build
+from pmrl_jax.data.manifest import read_manifest
 
 CONFIGS = sorted(
   path.stem
@@ -22,6 +28,23 @@ CONFIGS = sorted(
 
 def _config(name):
   return importlib.import_module(f"experiments.configs.{name}")
+
+
+CLIP = Path(__file__).parents[1] / "data" / "fixtures" / "mdn_rabbit320.mp4"
+
+
+def write_media(folder):
+  """A table of two rows of a video, its sound, and a text."""
+  pytest.importorskip("av")
+  shutil.copy(CLIP, folder / "clip.mp4")
+  soundfile.write(folder / "clip.wav", np.zeros(8000), 8000)
+  rows = [
+    {"id": name, "video": "clip.mp4", "audio": "clip.wav", "text": name}
+    | {"split": split}
+    for name, split in (("a", "train"), ("b", "test"))
+  ]
+  lines = "".join(json.dumps(row) + "\n" for row in rows)
+  (folder / "rows.jsonl").write_text(lines)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -47,6 +70,14 @@ def test_config_fits_its_data_and_the_objective(name, tmp_path, write_arrays):
     write_arrays(tmp_path, first=lambda x: x, second=lambda x: x**2)
     for split in ("train", "test"):
       config.data[split] = str(tmp_path / f"{split}.npz")
+  elif config.data.name in ("manifest", "tfds"):
+    write_media(tmp_path)
+    if config.data.name == "manifest":
+      config.data.train = config.data.test = str(tmp_path / "rows.jsonl")
+    else:
+      table = read_manifest(tmp_path / "rows.jsonl", kinds={"audio": "audio"})
+      config.data.data_set = str(tmp_path / "built")
+      manifest_build(table, config.data.data_set, workers=1)
   data = load_data(config)
   load_transforms(config, data.train.modalities)
   optimizer, learning_rate = training.make_optimizer(

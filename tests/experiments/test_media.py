@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 from experiments import cli, evaluate, train
-from experiments.configs import own_media
+from experiments.configs import own_media, own_prepared
+from experiments.data_sets import load_data
+from pmrl_jax.data import evaluation_batches
+from pmrl_jax.data.manifest import Encoding, build, read_manifest
 
 av = pytest.importorskip("av")
 soundfile = pytest.importorskip("soundfile")
@@ -182,9 +185,7 @@ def test_an_incomplete_gallery_is_evaluated_only_when_told(
     assert ended.code == cli.MISTAKE
     assert "audio 3 of 4, text 8 of 8" in ended.err
     assert "--allow_missing for evaluate" in ended.err
-  ended = call(
-    evaluate.main, f"--workdir={run}", "--strict", "--allow_missing"
-  )
+  ended = call(evaluate.main, f"--workdir={run}", "--strict", "--allow_missing")
   assert ended.code == cli.MISTAKE and "opposites" in ended.err
   assert (run / "summary.json").read_bytes() == summary
   ended = call(evaluate.main, f"--workdir={run}", "--allow_missing")
@@ -194,3 +195,83 @@ def test_an_incomplete_gallery_is_evaluated_only_when_told(
   scores = json.loads((run / "summary.json").read_text())["retrieval"]
   assert scores["text->audio"]["coverage"] == 0.75
   assert scores["text->video"]["coverage"] == 1
+
+
+@pytest.fixture(scope="module")
+def built(media):
+  """The same rows as `experiments.prepare build` stores them."""
+  for split in ("train", "test"):
+    build(
+      read_manifest(media / f"{split}.jsonl"),
+      media / "built" / split,
+      encoding=Encoding(num_frames=2, jpeg_quality=95),
+      name="mine",
+      workers=1,
+      max_bad=0.2,
+    )
+  return media / "built"
+
+
+@pytest.fixture
+def built_config(config, built):
+  prepared = own_prepared.get_config()
+  data = config.data.to_dict()
+  config.data = prepared.data
+  config.data.update(
+    inputs=data["inputs"],
+    data_set=str(built / "train"),
+    test_data_set=str(built / "test"),
+    test="train",  # the only split of a table without a column `split`
+  )
+  return config
+
+
+def test_a_data_set_that_was_built_gives_what_its_manifest_does(
+  config, built_config, media
+):
+  from_files = own_media.get_config()
+  from_files.data.update(
+    train=str(media / "train.jsonl"),
+    test=str(media / "test.jsonl"),
+    inputs=config.data.inputs,
+  )
+  stored, direct = load_data(built_config), load_data(from_files)
+  for one, other in ((stored.train, direct.train), (stored.test, direct.test)):
+    assert one.names == other.names
+    np.testing.assert_array_equal(one.ids, other.ids)
+    # What could not be read in the building is absent from the start.
+    readable = ~np.isin(one.names, ["white 2"])
+    np.testing.assert_array_equal(one.where[readable], other.where[readable])
+    batches = [
+      list(
+        evaluation_batches(
+          source,
+          batch_size=8,
+          allow_failures=True,
+          process_index=0,
+          process_count=1,
+        )
+      )
+      for source in (one, other)
+    ]
+    for ours, theirs in zip(*batches, strict=True):
+      kept = ours["where"] & theirs["where"]
+      for column, (name, values) in enumerate(ours["inputs"].items()):
+        # JPEG changes a pixel by a few of 255 steps, here divided by 0.26.
+        tolerance = {"video": 0.1, "audio": 1e-6, "text": 0}[name]
+        rows = kept[:, column]
+        assert rows.any()
+        np.testing.assert_allclose(
+          values[rows], theirs["inputs"][name][rows], atol=tolerance
+        )
+
+
+def test_a_data_set_that_was_built_trains(built_config, tmp_path):
+  built_config.update_from_flattened_dict(
+    {"steps": 1, "evaluation.every": 1, "optimizer.warmup_steps": 0}
+  )
+  train.train(built_config, tmp_path / "run")
+  summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+  assert summary["retrieval"]["text->video"]["num_gallery"] == 4
+  # Its broken video was listed when it was built.
+  assert not (tmp_path / "run" / "bad_examples.jsonl").exists()
