@@ -4,6 +4,7 @@
   python -m experiments.prepare build MANIFEST     a TFDS data set, fast to read
   python -m experiments.prepare verify FOLDER      is such a data set undamaged
   python -m experiments.prepare manifest NAME      that of a known benchmark
+  python -m experiments.prepare dataset NAME       that data set itself
 
 A manifest is a table, parquet, JSON lines or CSV, with a column `id` and one
 for each modality: paths of media files, texts or numbers (docs/data.md).
@@ -20,7 +21,7 @@ from types import ModuleType
 from absl import flags
 
 from experiments import cli
-from experiments.prepare import build, manifest, validate, verify
+from experiments.prepare import build, dataset, manifest, validate, verify
 
 # Each has flags of its own, `ARGUMENT` and `run(argument)`.
 VERBS: dict[str, ModuleType] = {
@@ -28,6 +29,7 @@ VERBS: dict[str, ModuleType] = {
   "build": build,
   "verify": verify,
   "manifest": manifest,
+  "dataset": dataset,
 }
 _HELP = ("--help", "-h", "--helpshort", "-help")
 

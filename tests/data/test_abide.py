@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+from pmrl_jax.data.datasets import builders
 from pmrl_jax.data.datasets.abide import (
   MODALITIES,
   abide,
@@ -22,6 +23,7 @@ from pmrl_jax.data.datasets.abide.connectivity import (
   read_time_series,
 )
 from pmrl_jax.data.datasets.abide.phenotype import FEATURES, feature_table
+from pmrl_jax.data.tfds_rows import TfdsRows
 
 REGIONS = (2001, 2002, 2101, 2102, 9)
 SITES = ("NYU", "PITT", "UM_1")
@@ -595,3 +597,27 @@ def test_a_bad_phenotype_file_is_an_error(root):
   (root / "Phenotypic_V1_0b_preprocessed1.csv").write_text("SITE_ID\nNYU\n")
   with pytest.raises(ValueError, match="without .'FILE_ID', 'DX_GROUP'"):
     read_abide(root, modalities=["phenotype"])
+
+
+# The TFDS builder.
+
+
+@pytest.mark.parametrize(
+  ("config", "fold"), [("fold_3", 3), ("site_NYU", "NYU")]
+)
+def test_the_builder_stores_what_the_sources_hold(config, fold, root, tmp_path):
+  (root / "cpac" / "filt_global" / "NYU_0050003_rois_ho.1D").unlink()
+  (folder,) = builders.prepare(
+    f"abide/{config}", raw_dir=root, data_dir=tmp_path / "out"
+  )
+  tables = read_abide(root)
+  for split, source in zip(("train", "test"), abide(root, fold=fold)):
+    rows = TfdsRows(folder, split)
+    assert tuple(rows.kinds) == source.modalities
+    assert rows.ids == [tables.ids[row] for row in source.ids]
+    np.testing.assert_array_equal(rows.labels, source.labels)
+    np.testing.assert_array_equal(rows.where, source.where)
+    for column, modality in enumerate(source.modalities):
+      values = source.inputs(modality, np.arange(len(source)))
+      for row in np.flatnonzero(source.where[:, column]).tolist():
+        np.testing.assert_array_equal(rows.value(row, modality), values[row])

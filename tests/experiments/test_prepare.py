@@ -134,6 +134,22 @@ def test_a_benchmark_becomes_a_manifest(prepare, tmp_path, monkeypatch):
   assert pq.read_table("test.parquet").num_rows == 2
 
 
+def test_a_known_data_set_is_prepared(prepare, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for folder in ("annotations", "videos"):
+    (tmp_path / "copy" / folder).mkdir(parents=True)
+  (tmp_path / "copy/videos/video1.mp4").write_bytes(CLIP.read_bytes())
+  rows = [{"video_id": f"video{i}", "desc": f"text {i}"} for i in (1, 2)]
+  path = tmp_path / "copy/annotations/descs_ret_test.json"
+  path.write_text(json.dumps(rows))
+  arguments = ["dataset", "retrieval/msrvtt", "--raw=copy", "--output=out"]
+  code, out, err = prepare(*arguments)
+  assert (code, err) == (0, "")
+  assert "  test: 2 rows\n    video: 1 present\n" in out
+  assert "note: test: 2 rows where test has 1,000 elsewhere" in out
+  assert prepare(*arguments)[1].endswith(out.partition("test: ")[2])
+
+
 MISTAKES = {
   "nothing": ([], ["validate, build, verify, manifest", "got nothing"]),
   "unknown verb": (["valdate", "x"], ["got 'valdate'", "--help"]),
@@ -164,6 +180,13 @@ MISTAKES = {
   "manifest without output": (
     ["manifest", "msrvtt", "--annotations=."],
     ["expected --output"],
+  ),
+  "unknown data set": (
+    ["dataset", "retrieval/msrvt", "--raw=.", "--output=out"],
+    ["retrieval/msrvtt", "got 'retrieval/msrvt'"],
+  ),
+  "data set without a copy": (
+    ["dataset", "retrieval/msrvtt", "--output=out"], ["expected --raw"]
   ),
   "unknown benchmark": (
     ["manifest", "msrvt", "--annotations=.", "--output=x.csv"],

@@ -4,7 +4,8 @@
 - `validate`: every row and every file looked at, in little memory
 - `build`: a TFDS data set of it, with media encoded as `Encoding` says;
   `build_with_beam`: the same on many machines; `verify`: its checksums
-- `features_of`, `example_of`, `serialize`: rows as examples, for TFDS builders
+- `features_of`, `example_of`, `complete`, `serialize`: rows as examples, for
+  TFDS builders
 - `write_table`: a table in manifest form as a file; `below`: its paths moved
 """
 
@@ -12,6 +13,7 @@ from pmrl_jax.data.manifest.beam import build_with_beam
 from pmrl_jax.data.manifest.building import Built, build
 from pmrl_jax.data.manifest.encoding import Encoding
 from pmrl_jax.data.manifest.features import (
+  complete,
   example_of,
   features_of,
   find_array_shapes,
@@ -35,6 +37,7 @@ __all__ = [
   "below",
   "build",
   "build_with_beam",
+  "complete",
   "example_of",
   "features_of",
   "find_array_shapes",

@@ -159,15 +159,27 @@ def serialize(
     features: from `features_of`.
     example: from `example_of`; None where a modality is absent.
   """
-  complete = {
-    name: _absent(features[name]) if value is None else value
-    for name, value in example.items()
-  }
   serializer = example_serializer.ExampleSerializer(
     features.get_serialized_info()
   )
-  proto = serializer.get_tf_example(features.encode_example(complete))
+  encoded = features.encode_example(complete(features, example))
+  proto = serializer.get_tf_example(encoded)
   return proto.SerializeToString(deterministic=True)
+
+
+def complete(
+  features: tfds.features.FeaturesDict, example: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns an example as a TFDS builder yields it, nothing of it None.
+
+  Args:
+    features: those of the data set, from `features_of`.
+    example: from `example_of`; None where a modality is absent.
+  """
+  return {
+    name: _absent(features[name]) if value is None else value
+    for name, value in example.items()
+  }
 
 
 def _feature(kind: str, shape: Shape) -> Any:

@@ -6,7 +6,8 @@ Neuro Bureau Preprocessing Initiative", Frontiers in Neuroinformatics 2013).
 
 - `abide`: one split as training and test source
 - `read_abide`: the tables of all subjects
-- `leave_site_out_splits`, `ten_fold_splits`: who trains, who is tested
+- `leave_site_out_splits`, `ten_fold_splits`: who trains, who is tested;
+  `choose_split`: one of them
 - `split_sources`: tables and a split -> sources, scaled by the training rows
 - `connectivity`, `structure`, `phenotype`: one kind of file each
 """
@@ -14,6 +15,7 @@ Neuro Bureau Preprocessing Initiative", Frontiers in Neuroinformatics 2013).
 from pmrl_jax.data.datasets.abide.splits import (
   Split,
   abide,
+  choose_split,
   leave_site_out_splits,
   split_sources,
   ten_fold_splits,
@@ -29,6 +31,7 @@ __all__ = [
   "AbideTables",
   "Split",
   "abide",
+  "choose_split",
   "leave_site_out_splits",
   "read_abide",
   "split_sources",

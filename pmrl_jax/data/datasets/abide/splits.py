@@ -166,17 +166,33 @@ def abide(
     quality_checked=quality_checked,
     subjects=subjects,
   )
+  return split_sources(tables, choose_split(tables, fold=fold, seed=seed))
+
+
+def choose_split(
+  tables: AbideTables, *, fold: int | str, seed: int = 0
+) -> Split:
+  """Returns one of the splits.
+
+  Args:
+    tables: of all subjects.
+    fold: see `abide`.
+    seed: of the ten folds.
+
+  Raises:
+    ValueError: if there is no such fold.
+  """
   if isinstance(fold, str):
     sites = leave_site_out_splits(tables.sites)
     if fold not in sites:
       raise ValueError(f"expected one of the sites {list(sites)}, got {fold!r}")
-    return split_sources(tables, sites[fold])
+    return sites[fold]
   if not 0 <= fold < NUM_FOLDS:
     raise ValueError(
       f"expected a fold from 0 to {NUM_FOLDS - 1} or the name of a site, got "
       f"{fold}"
     )
-  return split_sources(tables, ten_fold_splits(tables.labels, seed=seed)[fold])
+  return ten_fold_splits(tables.labels, seed=seed)[fold]
 
 
 def _standardised(
