@@ -20,6 +20,8 @@ from pmrl_jax.data import manifest
 
 ARGUMENT = "MANIFEST"
 
+_NO_FILE = "there is no such file"  # how the reason of a problem ends
+
 _DEEP = flags.DEFINE_bool("deep", False, "Decode every file to its end.")
 _REPORT = flags.DEFINE_string(
   "report", None, "A file for the report as JSON, with up to 1000 problems."
@@ -47,4 +49,7 @@ def run(path: str) -> None:
     workdir.write_atomically(Path(_REPORT.value), report.as_json())
     print(f"report: {_REPORT.value}")
   if not report.is_sound:
+    missing = [p for p in report.problems if p.reason.endswith(_NO_FILE)]
+    if len(missing) == len(report.problems) and not options.ROOT.value:
+      print("if they are all elsewhere, give the folder of the paths as --root")
     sys.exit(1)

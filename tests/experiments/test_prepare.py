@@ -62,7 +62,10 @@ def test_what_is_broken_is_printed_and_exits_with_1(prepare, table):
     assert code == 1
     assert "row 1 (id 'row 1'), scan: " in out and "no such file" in out
   code, out, _ = prepare("validate", table, "--shown=1")
-  assert code == 1 and "and 1 more" in out
+  assert code == 1 and "and 1 more" in out and "--root" not in out
+  np.save("1.npy", np.ones((2, 3)))
+  code, out, _ = prepare("validate", table)
+  assert code == 1 and "give the folder of the paths as --root" in out
 
 
 def test_only_a_deep_look_finds_a_number_that_is_none(prepare, table):
