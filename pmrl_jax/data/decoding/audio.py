@@ -23,6 +23,7 @@ from pmrl_jax.data.decoding.container import (
 )
 from pmrl_jax.data.decoding.content import (
   Content,
+  is_container,
   name_of,
   num_bytes,
   open_binary,
@@ -79,6 +80,8 @@ def read_audio(content: Content, *, stream: int | None = None) -> Sound:
 def _read_with_soundfile(content: Content, name: str) -> Sound | None:
   """Reads a file that soundfile reads; None for others."""
   size = num_bytes(content)
+  if is_container(content):
+    return None
   source = (
     open_binary(content) if isinstance(content, bytes) else os.fspath(content)
   )

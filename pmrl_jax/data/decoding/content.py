@@ -77,3 +77,13 @@ def open_binary(content: Content) -> BinaryIO:
     raise MediaError(
       name_of(content), f"it cannot be opened: {error.strerror}"
     ) from error
+
+
+def is_container(content: Content) -> bool:
+  """Whether a file begins as MP4 or Matroska do, whatever its name.
+
+  libsndfile believes the name `.mp3`, and finds frames in them that are none.
+  """
+  with open_binary(content) as file:
+    begin = file.read(8)
+  return begin[4:] == b"ftyp" or begin[:4] == b"\x1aE\xdf\xa3"

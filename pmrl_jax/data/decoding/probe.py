@@ -16,6 +16,7 @@ from pmrl_jax.data.decoding.container import (
 )
 from pmrl_jax.data.decoding.content import (
   Content,
+  is_container,
   name_of,
   num_bytes,
   open_binary,
@@ -107,6 +108,8 @@ def _video(content: Content) -> MediaInfo:
 
 
 def _audio(content: Content) -> MediaInfo:
+  if is_container(content):
+    return _audio_of_container(content)
   source: Any = (
     open_binary(content) if isinstance(content, bytes) else os.fspath(content)
   )

@@ -100,6 +100,31 @@ def test_media_are_measured_and_broken_ones_listed(media):
   ]  # fmt: skip
 
 
+def test_each_kind_of_broken_file_is_listed_with_its_reason(tmp_path, write):
+  write_video(tmp_path / "good.mp4")
+  content = (tmp_path / "good.mp4").read_bytes()
+  (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
+  (tmp_path / "zero.mp4").touch()
+  (tmp_path / "words.mp4").write_text("these are words")
+  # AAC in MP4, which decoders that trust the name cannot read.
+  (tmp_path / "aac.mp3").write_bytes(content)
+  rows = [
+    {"id": name, "clip": f"{name}.mp4", "audio": "aac.mp3"}
+    for name in ("good", "cut", "zero", "words")
+  ]
+  rows.append({"id": "outside", "clip": "../good.mp4", "audio": "aac.mp3"})
+  report = validate(write(tmp_path / "t.jsonl", rows), workers=1, deep=True)
+  reasons = {problem.id: problem.reason for problem in report.problems}
+  assert list(reasons) == ["cut", "zero", "words", "outside"]
+  assert {problem.column for problem in report.problems} == {"clip"}
+  for name, word in {
+    "cut": "cut", "zero": "empty", "words": "no media file",
+    "outside": "leaves the root",
+  }.items():  # fmt: skip
+    assert word in reasons[name], reasons[name]
+  assert report.columns["audio"].num_broken == 0
+
+
 def test_a_deep_look_finds_a_video_that_is_cut_off(media, tmp_path, write):
   rows = [{"id": "a", "clip": "a.mp4"}, {"id": "b", "clip": "cut.mp4"}]
   report = validate(write(tmp_path / "v.csv", rows), workers=1, deep=True)
