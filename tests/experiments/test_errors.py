@@ -105,7 +105,7 @@ OVERRIDES = {
   ),
   "unknown data set": (
     ["data.name=mnist"],
-    ["one of ['arrays', 'mfeat', 'multimodal_digits'], got 'mnist'"],
+    ["'multimodal_digits', 'tfds', 'mixture'], got 'mnist'"],
   ),
   "one modality": (['data.modalities=("a",)'], ["two modalities or more"]),
   "same modality twice": (
