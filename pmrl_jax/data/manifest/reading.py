@@ -156,7 +156,8 @@ def _parquet_batches(
         first_row += batch.num_rows
     except (pa.ArrowException, OSError) as error:
       raise ValueError(
-        f"{path} is damaged after row {first_row}: {error}"
+        f"{path} cannot be read after row {first_row}: it is damaged, or "
+        f"holds what pyarrow {pa.__version__} cannot read: {error}"
       ) from None
 
 

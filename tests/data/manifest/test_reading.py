@@ -107,10 +107,11 @@ def test_parquet_may_hold_arrows_other_types(tmp_path):
     {
       "id": pa.array([1, 2, 3]),
       "label": pa.array([1.0, None, float("nan")]),
-      "a": pa.array([[1, 2], None, [3, 4]], pa.list_(pa.int64(), 2)),
+      "a": pa.array([[1, 2], None, [3, 4]], pa.list_(pa.int64())),
       "b": pa.array([1.5, None, 2.5], pa.float16()),
       "c": pa.array(["x", "y", None]).dictionary_encode(),
       "d": pa.array([["x"], [], [" "]], pa.large_list(pa.large_string())),
+      "e": pa.array([[1, 2], [3, 4], [5, 6]], pa.list_(pa.int64(), 2)),
     }
   )
   pq.write_table(table, tmp_path / "t.parquet", row_group_size=2)
@@ -118,15 +119,28 @@ def test_parquet_may_hold_arrows_other_types(tmp_path):
   assert manifest.ids == ["1", "2", "3"]
   assert manifest.labels.tolist() == [1, -1, -1]
   assert manifest.kinds == {
-    k: "vector" if k in "ab" else "text" for k in "abcd"
+    k: "vector" if k in "abe" else "text" for k in "abcde"
   }
   assert manifest.value(2, "a").tolist() == [3, 4]
   assert manifest.value(0, "b").tolist() == [1.5]
+  assert manifest.value(1, "e").tolist() == [3, 4]
   assert manifest.where.tolist() == [
-    [True, True, True, True],
-    [False, False, True, False],
-    [True, True, False, False],
+    [True, True, True, True, True],
+    [False, False, True, False, True],
+    [True, True, False, False, True],
   ]
+
+
+def test_what_a_version_of_pyarrow_cannot_read_is_named_as_such(tmp_path):
+  cells = pa.array([[1, 2], None], pa.list_(pa.int64(), 2))
+  table = pa.table({"id": ["1", "2"], "a": cells})
+  pq.write_table(table, tmp_path / "t.parquet")
+  try:
+    manifest = read_manifest(tmp_path / "t.parquet")
+  except ValueError as error:  # up to pyarrow 25
+    assert f"holds what pyarrow {pa.__version__} cannot read" in str(error)
+  else:
+    assert manifest.where.tolist() == [[True], [False]]
 
 
 @pytest.mark.parametrize("form", [".parquet", ".jsonl", ".csv"])
