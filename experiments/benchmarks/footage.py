@@ -31,6 +31,19 @@ class Footage(NamedTuple):
     return f"footage_{self.width}x{self.height}_{self.seconds:g}s.mp4"
 
 
+def drawn(folder: Path, footage: Footage) -> Path:
+  """The file of a clip, drawn unless it is there.
+
+  Args:
+    folder: where it is kept.
+    footage: the size of the clip.
+  """
+  path = folder / footage.name
+  if not path.exists():
+    write(path, footage)
+  return path
+
+
 def write(path: Path, footage: Footage) -> None:
   """Draws and encodes a clip: H.264 in MP4, x264's default settings.
 
