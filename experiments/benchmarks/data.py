@@ -10,6 +10,7 @@ docs/benchmarks.md.
 
 import importlib.util
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -86,7 +87,7 @@ def main() -> None:
   page = Path(options.MARKDOWN.value) if options.MARKDOWN.value else None
   if page:
     tables.check_markdown(page, _PLACE)
-  cache = Path(_CACHE.value)
+  cache, load = Path(_CACHE.value), os.getloadavg()[0]
   timings = time_readers(
     clips(cache, size, Path(_CLIP.value) if _CLIP.value else None),
     num_frames,
@@ -94,7 +95,7 @@ def main() -> None:
   )
   setting = _SETTING._replace(num_turns=_TURNS.value)
   overlaps = run_loops(cache, size, setting) if _TURNS.value else []
-  write(timings, overlaps, setting, output, page)
+  write(timings, overlaps, setting, load, output, page)
 
 
 def clips(
@@ -166,6 +167,7 @@ def write(
   timings: Sequence[timing.Timing[readers.Clip]],
   overlaps: Sequence[overlap.Overlap],
   setting: overlap.Setting,
+  load: float,
   output: Path,
   page: Path | None,
 ) -> None:
@@ -175,6 +177,7 @@ def write(
     timings: Of the readers.
     overlaps: Of the loops.
     setting: Of the loops.
+    load: Of the machine before, which has other things to do above 1 or so.
     output: The file for the figures.
     page: The page for the tables, if there is one.
   """
@@ -184,6 +187,7 @@ def write(
   results: dict[str, Any] = {
     "machine": here,
     "command": sys.argv,
+    "load": load,
     "readers": versions,
     "timings": report.timings_as_json(timings),
     "setting": setting._asdict(),
@@ -196,7 +200,10 @@ def write(
     *data_report.loop_tables(overlaps, setting),
     report.goal_table(assessed),
   ]
-  head = f"{machine.sentence(here)}\n\n{data_report.in_words(versions)}"
+  head = (
+    f"{machine.sentence(here)}; load average before: {load:.1f}\n\n"
+    f"{data_report.in_words(versions)}"
+  )
   print("\n\n".join([head, *map(tables.as_text, found)]))
   print(f"\nresults: {output}")
   if page:
