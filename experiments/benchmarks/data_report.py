@@ -32,7 +32,7 @@ def assess(
       f"share of the time that the device is busy, {o.pipeline}",
       _BUSY,
       # What takes longer than the step cannot be hidden behind it.
-      o.busy() if o.suffices() else math.nan,
+      o.busy() if o.suffices() and o.is_sound() else math.nan,
       "%",
     )
     for o in overlaps
@@ -102,8 +102,9 @@ def loop_tables(overlaps: Sequence[Overlap], setting: Setting) -> list[Table]:
         [
           f"{o.pipeline}, device: {o.device}",
           *(f"{1e3 * s:.3g}" for s in (o.loading, o.pace, o.step, o.turn)),
-          show(o.hidden(), "%"),
-          show(o.busy(), "%"),
+          # A step longer than its turn: something else slowed it when alone.
+          show(o.hidden() if o.is_sound() else math.nan, "%"),
+          show(o.busy() if o.is_sound() else math.nan, "%"),
         ]
         for o in overlaps
       ],
@@ -119,6 +120,7 @@ def loops_as_json(overlaps: Sequence[Overlap]) -> list[dict[str, Any]]:
       "hidden": o.hidden(),
       "busy": o.busy(),
       "suffices": o.suffices(),
+      "is_sound": o.is_sound(),
     }
     for o in overlaps
   ]
@@ -127,7 +129,8 @@ def loops_as_json(overlaps: Sequence[Overlap]) -> list[dict[str, Any]]:
 def in_words(versions: Mapping[str, str | None]) -> str:
   """The readers and their versions in a line of text."""
   return "readers: " + "; ".join(
-    f"{name} {version or 'not installed'}" for name, version in versions.items()
+    f"{name}: {version or 'not installed'}"
+    for name, version in versions.items()
   )
 
 

@@ -73,6 +73,13 @@ class Overlap(NamedTuple):
     """Whether the pipeline makes batches as fast as the steps take them."""
     return self.pace <= self.step
 
+  def is_sound(self) -> bool:
+    """Whether the times fit together: no turn is shorter than its step.
+
+    They do not if other programs slowed the step when it was timed alone.
+    """
+    return self.turn >= 0.98 * self.step
+
 
 def rows(folder: Path, size: footage.Footage, setting: Setting) -> RowSource:
   """Writes a table of videos with sounds, and reads it.
@@ -142,10 +149,13 @@ def measure(
     for device in devices:
       tell(f"{pipeline}, {device}")
       run = _DEVICES[device](_SPARE * pace)
-      step = statistics.median(_seconds(run) for _ in range(_CALLS))
+      alone = [_seconds(run) for _ in range(_CALLS)]
       turn = _seconds_per_turn(
         _batches(source, setting, pipeline), setting, run
       )
+      # Before and after, since a machine may have other things to do.
+      alone += [_seconds(run) for _ in range(_CALLS)]
+      step = statistics.median(alone)
       found.append(Overlap(pipeline, device, loading, pace, step, turn))
   return found
 

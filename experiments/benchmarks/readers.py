@@ -44,15 +44,15 @@ class Reader(NamedTuple):
   read: Callable[[str, int], np.ndarray]
 
   def version(self) -> str | None:
-    """The version of its package; None if it is not installed."""
+    """Its package and version; None if it is not installed."""
     if importlib.util.find_spec(self.module) is None:
       return None
     for package in self.packages:
       try:
-        return importlib.metadata.version(package)
+        return f"{package} {importlib.metadata.version(package)}"
       except importlib.metadata.PackageNotFoundError:
         continue
-    return "unknown"
+    return f"{self.module}, unknown version"
 
 
 def contestants() -> list[Contestant[Clip]]:
@@ -64,7 +64,7 @@ def contestants() -> list[Contestant[Clip]]:
 
 
 def versions() -> dict[str, str | None]:
-  """The version of each reader's package; None if it is not installed."""
+  """The package and version of each reader; None if it is not installed."""
   return {reader.name: reader.version() for reader in READERS}
 
 

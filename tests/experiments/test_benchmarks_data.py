@@ -120,7 +120,7 @@ def test_an_absent_reader_is_named(monkeypatch):
     ["nobody", "all", "not installed (pip install no-such)"]
   ]
   assert data_report.in_words(readers.versions()) == (
-    "readers: nobody not installed"
+    "readers: nobody: not installed"
   )
 
 
@@ -153,6 +153,12 @@ def test_what_is_hidden_is_what_does_not_lengthen_a_turn():
   assert loop(4.0).hidden() == 0.5 and loop(4.0).busy() == 0.75
   goals = data_report.assess([], [loop(3.2), loop(4.0), loop(4.0, pace=4.0)])
   assert [goal.met for goal in goals] == [True, False, None]
+  slowed = loop(2.0)
+  assert not slowed.is_sound()
+  assert data_report.assess([], [slowed])[0].met is None
+  setting = overlap.Setting(4, 2, 64, 8, 4, 2)
+  (table,) = data_report.loop_tables([slowed, loop(4.0)], setting)
+  assert [row[-2:] for row in table.rows] == [["–", "–"], ["50 %", "75 %"]]
   on_cpu = loop(3.0)._replace(device="cpu")
   assert not data_report.assess([], [on_cpu])
 
@@ -225,12 +231,13 @@ def test_readers_and_loops_are_timed_and_weighed(call, tmp_path, monkeypatch):
     assert min(row["loading"], row["pace"], row["step"], row["turn"]) > 0
     assert row["busy"] == row["step"] / row["turn"]
   busy = [g for g in results["goals"] if "busy" in g["text"]]
-  assert [g["measured"] for g in busy] == [
-    loops[p, "timer"]["busy"] for p in overlap.PIPELINES
-  ]
+  for goal, pipeline in zip(busy, overlap.PIPELINES, strict=True):
+    row = loops[pipeline, "timer"]
+    fits = row["suffices"] and row["is_sound"]
+    assert goal["measured"] == (row["busy"] if fits else None)
   text = page.read_text()
   for name, version in results["readers"].items():
-    assert f"{name} {version or 'not installed'}" in text
+    assert f"{name}: {version or 'not installed'}" in text
     assert name in ended.out
   assert "| goal | bound | measured | met |" in text
   assert "Loops as in training" in ended.out
