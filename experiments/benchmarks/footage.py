@@ -4,7 +4,9 @@ What makes a video cheap or dear to decode is how much of it moves, how often it
 is cut, and what the encoder makes of that. So this one has scenes of uneven
 length with textures like those of nature (1/f spectra), a camera that pans and
 zooms, things that move in front of it, and noise; and it is encoded as x264
-does by default. Everything is drawn from one seed.
+does by default. Everything is drawn from one seed; but x264's own arithmetic
+(macroblock trees) varies a little with where its memory lies, so two encodings
+of the same pictures may differ by a few bits.
 """
 
 from collections.abc import Iterator
