@@ -1,7 +1,7 @@
 """What is measured: sizes, and the functions that compete on them."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,11 @@ class Case(NamedTuple):
     return f"B={self.batch:,} N={self.num_modalities} d={self.dim} {self.dtype}"
 
 
-class Contestant(NamedTuple):
-  """A function to time on cases.
+C = TypeVar("C")  # a kind of case
+
+
+class Contestant(NamedTuple, Generic[C]):
+  """A function to time on cases, of losses or of others.
 
   `build(case)` does all that is not to be timed and returns a call without
   arguments that comes back when everything is computed. It raises `Skipped`
@@ -30,7 +33,7 @@ class Contestant(NamedTuple):
 
   name: str
   floor: str  # the contestant whose time it is compared with
-  build: Callable[[Case], Callable[[], Any]]
+  build: Callable[[C], Callable[[], Any]]
 
 
 class Skipped(Exception):

@@ -51,7 +51,7 @@ def assess(
     return ratio(times[case, slow], times.get((case, fast)))
 
   goals = [
-    _at_most(
+    at_most(
       f"pmrl {contrast} gram / its floor, CPU, {CPU_CASE}",
       _FLOOR_CPU,
       times_as_long(
@@ -66,9 +66,9 @@ def assess(
   ):
     measured = times_as_long(CPU_CASE, slow, "pmrl directions gram", "cpu")
     text = f"{slow} / pmrl directions gram, CPU, {CPU_CASE}"
-    goals.append(_at_least(text, bound, measured))
+    goals.append(at_least(text, bound, measured))
   goals += [
-    _at_most(
+    at_most(
       f"memory of {contrast}, blocked / dense, {LARGE_CASE}",
       _BLOCKED_SHARE,
       _blocked_share(memories, contrast),
@@ -77,7 +77,7 @@ def assess(
     for contrast in CONTRASTS
   ]
   goals += [
-    _at_most(
+    at_most(
       f"pmrl {contrast} gram / its floor, GPU, {GPU_CASE}",
       _FLOOR_GPU,
       times_as_long(
@@ -89,14 +89,16 @@ def assess(
   return goals
 
 
-def _at_most(text: str, bound: float, measured: float, unit: str = "x") -> Goal:
+def at_most(text: str, bound: float, measured: float, unit: str = "x") -> Goal:
+  """A goal that is met by no more than the bound."""
   met = None if math.isnan(measured) else measured <= bound
   return Goal(text, f"<= {show(bound, unit)}", measured, unit, met)
 
 
-def _at_least(text: str, bound: float, measured: float) -> Goal:
+def at_least(text: str, bound: float, measured: float, unit: str = "x") -> Goal:
+  """A goal that is met by no less than the bound."""
   met = None if math.isnan(measured) else measured >= bound
-  return Goal(text, f">= {show(bound, 'x')}", measured, "x", met)
+  return Goal(text, f">= {show(bound, unit)}", measured, unit, met)
 
 
 def show(value: float, unit: str) -> str:

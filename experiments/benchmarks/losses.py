@@ -32,7 +32,6 @@ from experiments.benchmarks.cases import Case
 from experiments.benchmarks.contestants import contestants
 from experiments.benchmarks.objectives import CONTRASTS
 
-_ROUNDS = flags.DEFINE_integer("rounds", 20, "Calls of each that is fast.")
 _MAX_SECONDS = flags.DEFINE_float(
   "max_seconds", 5.0, "Losses with slower calls are skipped."
 )
@@ -43,10 +42,10 @@ _MEMORY = flags.DEFINE_bool("memory", True, "Whether to measure memory, too.")
 flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(options)
 
+_ROUNDS, _QUICK_ROUNDS = 20, 5
 _BATCH, _QUICK_BATCH = (64, 256, 1024, 4096), (64, 256)
 _MODALITIES, _QUICK_MODALITIES = (2, 3, 4, 8), (2, 3)
 _LARGE_BATCH = (4096, 16_384, goals.LARGE_CASE.batch)
-_QUICK_ROUNDS = 5
 
 
 def main() -> None:
@@ -58,7 +57,9 @@ def main() -> None:
   modalities = options.numbers(
     options.MODALITIES, _QUICK_MODALITIES if quick else _MODALITIES, minimum=2
   )
-  options.check_positive(options.DIM, options.BLOCK_SIZE, _ROUNDS, _MAX_SECONDS)
+  options.check_positive(
+    options.DIM, options.BLOCK_SIZE, options.ROUNDS, _MAX_SECONDS
+  )
   cases = [
     Case(b, n, options.DIM.value, options.DTYPE.value)
     for n, b in itertools.product(modalities, batch)
@@ -71,9 +72,10 @@ def main() -> None:
   if page:
     tables.check_markdown(page, _place())
 
+  rounds = options.ROUNDS.value or _ROUNDS
   timings = time_all(
     cases,
-    rounds=min(_ROUNDS.value, _QUICK_ROUNDS) if quick else _ROUNDS.value,
+    rounds=min(rounds, _QUICK_ROUNDS) if quick else rounds,
     max_seconds=_MAX_SECONDS.value,
   )
   memories = []

@@ -1,4 +1,4 @@
-"""Flags of both programs: a flag has one definition in a process."""
+"""Flags of several programs: a flag has one definition in a process."""
 
 from absl import flags
 
@@ -14,6 +14,9 @@ DTYPE = flags.DEFINE_enum(
 )
 BLOCK_SIZE = flags.DEFINE_integer(
   "block_size", 256, "Keys per block of the blocked form of the loss."
+)
+ROUNDS = flags.DEFINE_integer(
+  "rounds", None, "Calls of each that is fast. Default: see the program."
 )
 MARKDOWN = flags.DEFINE_string(
   "markdown",
@@ -60,11 +63,11 @@ def numbers(
 
 
 def check_positive(*holders: flags.FlagHolder) -> None:
-  """Checks that flags of single numbers are positive.
+  """Checks that flags of single numbers are positive, if they are given.
 
   Raises:
     ValueError: If one is not.
   """
   for flag in holders:
-    if not flag.value > 0:
+    if flag.value is not None and not flag.value > 0:
       raise ValueError(f"--{flag.name} must be positive, got {flag.value}")

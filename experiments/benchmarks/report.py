@@ -125,25 +125,9 @@ def as_json(
   memories: Sequence[Memory],
   goals: Sequence[Goal],
 ) -> dict[str, Any]:
-  """Everything that was measured, as JSON can hold it."""
-  times = {(timing.case, timing.name): timing for timing in timings}
+  """Everything that was measured of the losses, as JSON can hold it."""
   return {
-    "timings": [
-      {
-        **timing.case._asdict(),
-        "name": timing.name,
-        "floor": timing.floor,
-        "skipped": timing.skipped,
-        "median_seconds": _number(timing.median()),
-        "spread": _number(timing.spread()),
-        "times_floor": _number(
-          ratio(timing, times.get((timing.case, timing.floor)))
-        ),
-        "seconds": list(timing.seconds.values()),
-        "rounds": list(timing.seconds),
-      }
-      for timing in timings
-    ],
+    "timings": timings_as_json(timings),
     "memory": [
       {
         **memory.case._asdict(),
@@ -154,10 +138,36 @@ def as_json(
       }
       for memory in memories
     ],
-    "goals": [
-      {**goal._asdict(), "measured": _number(goal.measured)} for goal in goals
-    ],
+    "goals": goals_as_json(goals),
   }
+
+
+def timings_as_json(timings: Sequence[Timing]) -> list[dict[str, Any]]:
+  """All timings, single calls included."""
+  times = {(timing.case, timing.name): timing for timing in timings}
+  return [
+    {
+      **timing.case._asdict(),
+      "name": timing.name,
+      "floor": timing.floor,
+      "skipped": timing.skipped,
+      "median_seconds": number(timing.median()),
+      "spread": number(timing.spread()),
+      "times_floor": number(
+        ratio(timing, times.get((timing.case, timing.floor)))
+      ),
+      "seconds": list(timing.seconds.values()),
+      "rounds": list(timing.seconds),
+    }
+    for timing in timings
+  ]
+
+
+def goals_as_json(goals: Sequence[Goal]) -> list[dict[str, Any]]:
+  """All goals, and what was measured."""
+  return [
+    {**goal._asdict(), "measured": number(goal.measured)} for goal in goals
+  ]
 
 
 def size(num_bytes: int | None) -> str:
@@ -171,7 +181,7 @@ def size(num_bytes: int | None) -> str:
   )
 
 
-def _number(value: float) -> float | None:
+def number(value: float) -> float | None:
   """JSON has no NaN."""
   return None if math.isnan(value) else value
 

@@ -9,21 +9,21 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import jax
 
-from experiments.benchmarks.cases import Case, Contestant, Skipped
+from experiments.benchmarks.cases import C, Contestant, Skipped
 
 # A slow contestant sits out rounds, so that it takes about this time in all.
 _SECONDS_IN_ALL = 5.0
 _FEWEST_CALLS = 3
 
 
-class Timing(NamedTuple):
+class Timing(NamedTuple, Generic[C]):
   """How long a contestant took; `skipped` says why it did not take part."""
 
-  case: Case
+  case: C
   name: str
   floor: str
   seconds: dict[int, float]  # by round
@@ -57,14 +57,15 @@ def ratio(timing: Timing, other: Timing | None) -> float:
 
 
 def measure(
-  contestants: Iterable[Contestant],
-  case: Case,
+  contestants: Iterable[Contestant[C]],
+  case: C,
   *,
   rounds: int,
   max_seconds: float,
   expected: Mapping[str, float] | None = None,
+  clock: Callable[[], float] | None = None,
   tell: Callable[[str], Any] = lambda name: None,
-) -> list[Timing]:
+) -> list[Timing[C]]:
   """Times all contestants on a case.
 
   Args:
@@ -74,12 +75,13 @@ def measure(
     max_seconds: Contestants with slower calls are skipped.
     expected: Seconds that a call takes at least, by name, where known; a
       contestant that would be skipped is then not even called once.
+    clock: Returns seconds; by default `time.perf_counter`.
     tell: Is told who is being prepared, and then the rounds.
 
   Returns:
     A timing for each.
   """
-  expected = expected or {}
+  expected, clock = expected or {}, clock or time.perf_counter
   calls: dict[str, Callable[[], Any]] = {}
   timings = []
   for contestant in contestants:
@@ -88,7 +90,7 @@ def measure(
     probe, skipped = expected.get(name, math.nan), None
     try:
       if not probe > max_seconds:
-        calls[name], probe = _prepare(contestant, case, max_seconds)
+        calls[name], probe = _prepare(contestant, case, max_seconds, clock)
       if probe > max_seconds:
         raise Skipped(
           f"a call takes {probe:.1f} s or more, and --max_seconds is "
@@ -105,21 +107,24 @@ def measure(
       tell(f"round {number + 1} of {rounds}")
       for timing in taking_part:
         if number % _stride(timing.probe, rounds) == 0:
-          timing.seconds[number] = _seconds(calls[timing.name])
+          timing.seconds[number] = _seconds(calls[timing.name], clock)
   finally:
     gc.enable()
   return timings
 
 
 def _prepare(
-  contestant: Contestant, case: Case, max_seconds: float
+  contestant: Contestant[C],
+  case: C,
+  max_seconds: float,
+  clock: Callable[[], float],
 ) -> tuple[Callable[[], Any], float]:
   """Returns the call and how long it took."""
   try:
     call = contestant.build(case)
-    seconds = _seconds(call)
+    seconds = _seconds(call, clock)
     if seconds <= max_seconds:
-      seconds = _seconds(call)  # the first one also warmed up
+      seconds = _seconds(call, clock)  # the first one also warmed up
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
@@ -133,7 +138,7 @@ def _stride(seconds: float, rounds: int) -> int:
   return max(1, math.ceil(rounds / affordable))
 
 
-def _seconds(call: Callable[[], Any]) -> float:
-  start = time.perf_counter()
+def _seconds(call: Callable[[], Any], clock: Callable[[], float]) -> float:
+  start = clock()
   call()
-  return time.perf_counter() - start
+  return clock() - start

@@ -62,11 +62,16 @@ def libav_errors(name: str, doing: str = "libav cannot read it") -> Iterator:
 
 
 @contextlib.contextmanager
-def open_container(content: Content) -> Iterator[InputContainer]:
+def open_container(
+  content: Content, *, decodes: bool = True
+) -> Iterator[InputContainer]:
   """Opens a file with libav, and closes it after.
 
   Args:
     content: the file.
+    decodes: whether libav decodes the first frames, to know what headers may
+      not say: pixel formats, the properties of sound, and how far frames are
+      shown out of the order of decoding. Costs as much as the key frame.
 
   Yields:
     The container.
@@ -86,6 +91,8 @@ def open_container(content: Content) -> Iterator[InputContainer]:
     "format_whitelist": _FORMATS.replace(" ", ","),
     "protocol_whitelist": "file",
   }
+  if not decodes:
+    options["skip_frame"] = "all"  # of the decoders that look for it
   with libav_errors(name):
     with libav_errors(name, "it is cut off, or no media file that libav knows"):
       container = av.open(file, options=options, metadata_errors="replace")

@@ -17,12 +17,12 @@ import numpy as np
 
 from pmrl_jax.data.decoding.container import (
   check_end,
-  end_of,
   format_names,
   libav_errors,
   lists_packets,
   num_missing_packets,
   read_only,
+  seconds,
 )
 from pmrl_jax.data.decoding.errors import MediaError
 
@@ -62,6 +62,11 @@ class PacketTable(NamedTuple):
     step = times[-1] / max(len(times) - 1, 1)
     rest = times[-1] + step * np.arange(1, self.num_missing + 1)
     return np.concatenate([times, rest])
+
+  @property
+  def is_reordered(self) -> bool:
+    """Whether some frame is shown before one that is decoded earlier."""
+    return self.shown != sorted(self.shown)
 
   def num_certain(self) -> int:
     """How many of the first frames are there for certain, and in this order.
@@ -105,7 +110,8 @@ def read_packets(container: Any, stream: Any, name: str) -> PacketTable | None:
   pts: list[Any] = []
   keys: list[int] = []
   shown: list[int] = []
-  last_dts, end = None, 0.0
+  ends: dict[int, int] = {}  # {stream: ticks}, which are cheap to compare
+  last_dts = None
   failure: MediaError | None = None
   is_vp8 = stream.codec_context.codec.canonical_name == "vp8"
   is_listed = lists_packets(container)
@@ -117,7 +123,11 @@ def read_packets(container: Any, stream: Any, name: str) -> PacketTable | None:
       for packet in container.demux():
         if not packet.size or (packet.is_corrupt and is_listed):
           continue  # the mark of the end; or what the file's end cut
-        end = max(end, end_of(packet))
+        if packet.pts is not None:
+          ends[packet.stream_index] = max(
+            ends.get(packet.stream_index, 0),
+            packet.pts + (packet.duration or 0),
+          )
         if packet.stream_index != stream.index:
           continue
         if packet.is_keyframe:
@@ -134,7 +144,11 @@ def read_packets(container: Any, stream: Any, name: str) -> PacketTable | None:
   if failure and not num_missing:
     raise failure
   if not is_listed or len(stream.index_entries) > num_listed:
-    check_end(container, end, name)
+    times = (
+      seconds(ticks, container.streams[index].time_base) or 0.0
+      for index, ticks in ends.items()
+    )
+    check_end(container, max(times, default=0.0), name)
   if not shown:
     raise MediaError(name, "it holds no frame of its video")
   if not _tell_frames(container, stream, pts):

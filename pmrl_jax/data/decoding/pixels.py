@@ -6,6 +6,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from pmrl_jax.data.decoding.container import require_av
+
 # The length of the shorter side, or (height, width); None: as it is.
 Size: TypeAlias = int | tuple[int, int] | None
 
@@ -73,6 +75,8 @@ class Clip:
     self._numbers = {index: i for i, index in enumerate(self._different)}
     self._pixels: np.ndarray | None = None
     self._size = size
+    # One for all frames, since its tables take longer than a frame does.
+    self._reformatter = require_av().video.reformatter.VideoReformatter()
 
   def put(self, index: int, frame: Any) -> None:
     """Converts a frame of PyAV, if it is one that is missing.
@@ -91,7 +95,7 @@ class Clip:
     height, width = self._pixels.shape[1:3]
     if turns % 2:
       height, width = width, height
-    pixels = _rgb(frame, height, width)
+    pixels = self._rgb(frame, height, width)
     self._pixels[self._numbers[index]] = np.rot90(pixels, turns)
     self.missing.remove(index)
 
@@ -103,19 +107,19 @@ class Clip:
       return self._pixels
     return self._pixels[self._places]
 
-
-def _rgb(frame: Any, height: int, width: int) -> np.ndarray:
-  """A frame as `[height, width, channel]`, without a copy of its own."""
-  rgb = frame.reformat(
-    width=width,
-    height=height,
-    format="rgb24",
-    interpolation="BILINEAR",
-    threads=1,
-  )
-  plane = rgb.planes[0]
-  lines = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
-  return lines[:, : 3 * width].reshape(height, width, 3)
+  def _rgb(self, frame: Any, height: int, width: int) -> np.ndarray:
+    """A frame as `[height, width, channel]`, without a copy of its own."""
+    rgb = self._reformatter.reformat(
+      frame,
+      width=width,
+      height=height,
+      format="rgb24",
+      interpolation="BILINEAR",
+      threads=1,
+    )
+    plane = rgb.planes[0]
+    lines = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)
+    return lines[:, : 3 * width].reshape(height, width, 3)
 
 
 def _quarter_turns(frame: Any) -> int:

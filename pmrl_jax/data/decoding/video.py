@@ -14,7 +14,7 @@ from pmrl_jax.data.decoding.container import (
 )
 from pmrl_jax.data.decoding.content import Content, name_of
 from pmrl_jax.data.decoding.errors import MediaError
-from pmrl_jax.data.decoding.packets import read_packets
+from pmrl_jax.data.decoding.packets import PacketTable, read_packets
 from pmrl_jax.data.decoding.pixels import Clip, Size, check_size
 from pmrl_jax.data.decoding.runs import decode_all, decode_packets
 
@@ -124,7 +124,7 @@ def read_frames(
     content: the path of the file, or its bytes.
     choose: is given the times of all frames, float64 `[frame]` in seconds from
       the first, and returns the indices of those to decode, in any order. May
-      be asked twice.
+      be asked more than once.
     stream: see `read_video`.
     size: see `read_video`.
     num_threads: see `read_video`.
@@ -140,11 +140,16 @@ def read_frames(
   if num_threads < 1:
     raise ValueError(f"num_threads must be positive, got {num_threads}")
   name = name_of(content)
-  with open_container(content) as container:
-    video = choose_stream(container, "video", stream=stream, name=name)
-    prepare_decoder(video, num_threads)
-    table = read_packets(container, video, name)
-    if table is not None:
+  # Opened without decoding, which is all that most files need.
+  for decodes in (False, True):
+    with open_container(content, decodes=decodes) as container:
+      video = choose_stream(container, "video", stream=stream, name=name)
+      prepare_decoder(video, num_threads)
+      table = read_packets(container, video, name)
+      if table is None:
+        break
+      if not decodes and _has_unknown_delay(video, table):
+        continue
       times = table.times()
       clip = Clip(choose(times), len(times), size)
       if decode_packets(container, video, table, clip, name):
@@ -152,6 +157,14 @@ def read_frames(
           clip.frames(), clip.indices, times[clip.indices], len(times)
         )
   return _read_all(content, choose, stream, size, num_threads)
+
+
+def _has_unknown_delay(video: Any, table: PacketTable) -> bool:
+  """Whether a decoder would have to learn that frames are reordered.
+
+  It drops frames until it has.
+  """
+  return table.is_reordered and not video.codec_context.has_b_frames
 
 
 def _read_all(

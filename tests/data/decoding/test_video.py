@@ -6,6 +6,7 @@ import pathlib
 import pickle
 import shutil
 import sys
+import types
 
 import av
 import numpy as np
@@ -173,6 +174,30 @@ def test_every_frame_is_exact(encode, decode_all, monkeypatch, name):
     np.testing.assert_array_equal(found.indices, chosen)
     np.testing.assert_array_equal(found.frames, everything[chosen])
   assert bool(calls) == (name in UNTOLD)
+
+
+def test_a_file_is_opened_again_if_its_headers_do_not_say_enough(
+  encode, decode_all, monkeypatch
+):
+  told = encode("b_frames.mp4")
+  expected = decode_all(told)
+  monkeypatch.setattr(video, "_has_unknown_delay", lambda *args: True)
+  calls = watch(monkeypatch)
+  found = read_video(told, num_frames=len(expected))
+  np.testing.assert_array_equal(found, expected)
+  assert not calls
+
+
+@pytest.mark.parametrize(
+  "pts,says_so,unknown",
+  [([0, 2, 1], False, True), ([0, 2, 1], True, False), ([0, 1], False, False)],
+)
+def test_reordered_frames_need_a_decoder_that_knows(pts, says_so, unknown):
+  shown = sorted(range(len(pts)), key=pts.__getitem__)
+  table = PacketTable(pts, [0], shown, 0, None, fractions.Fraction(1, 30))
+  context = types.SimpleNamespace(has_b_frames=says_so)
+  stream = types.SimpleNamespace(codec_context=context)
+  assert video._has_unknown_delay(stream, table) == unknown
 
 
 def test_a_key_frame_that_is_none_is_found_out(encode, decode_all, tmp_path):
