@@ -268,7 +268,9 @@ def test_a_damaged_parquet_file_is_an_error(tmp_path, write):
   content = bytearray(path.read_bytes())
   content[100:20_000] = bytes(19_900)
   path.write_bytes(content)
-  with pytest.raises(ValueError, match="cannot be read after row 0: it is damaged"):
+  with pytest.raises(
+    ValueError, match="cannot be read after row 0: it is damaged"
+  ):
     read_manifest(path)
 
 
