@@ -34,7 +34,7 @@ from experiments.benchmarks import (
 )
 
 _CLIP = flags.DEFINE_string(
-  "clip", None, "A video of your own to decode, instead of a drawn one."
+  "clip", None, "A video of your own to decode, beside the others."
 )
 _FRAMES = flags.DEFINE_list(
   "frames", None, "How many frames to decode. Default: 2,8,32."
@@ -80,7 +80,7 @@ def main() -> None:
   if _CLIP.value and not Path(_CLIP.value).is_file():
     raise ValueError(
       f"--clip: there is no file {_CLIP.value}; give the path of a video, or "
-      "leave the flag out for a drawn one"
+      "leave the flag out"
     )
   output = Path(options.OUTPUT.value or "runs/benchmarks/data.json")
   output.parent.mkdir(parents=True, exist_ok=True)
@@ -101,15 +101,13 @@ def main() -> None:
 def clips(
   cache: Path, size: footage.Footage, own: Path | None
 ) -> dict[str, Path]:
-  """The videos to decode by their names: one's own or a drawn one, a real one.
+  """The videos to decode by their names: a drawn one, a real one, one's own.
 
   Args:
     cache: The folder that keeps what was drawn.
     size: Of the drawn one.
     own: One's own, if there is one.
   """
-  if own:
-    return {own.name: own}
   if not (cache / size.name).exists():
     print(f"drawing {cache / size.name}, once", file=sys.stderr)
   found = {
@@ -117,7 +115,7 @@ def clips(
   }
   if _REAL.exists():
     found["mdn_rabbit320 (real, 240p, 8 s)"] = _REAL
-  return found
+  return found | ({own.name: own} if own else {})
 
 
 def time_readers(
