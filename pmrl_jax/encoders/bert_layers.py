@@ -1,0 +1,162 @@
+"""The layers of BERT: attention to the text or a condition, feed-forward.
+
+Every branch is followed by a LayerNorm over its sum with the input.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+INITIALIZER = nn.initializers.normal(0.02)
+
+# Added to the scores of what may not be attended to. A number, not minus
+# infinity: a query that may attend to nothing then sees everything, as in the
+# published code, instead of becoming NaN.
+_HIDDEN_SCORE = -10_000.0
+
+
+class BertLayer(nn.Module):
+  """Self-attention, cross-attention where there is a condition, and an MLP.
+
+  Attributes:
+    The fields: See `Bert`.
+  """
+
+  num_heads: int
+  mlp_width: int
+  dropout_rate: float
+  attention_dropout_rate: float
+  dtype: DTypeLike
+  param_dtype: DTypeLike
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    _: Any,
+    *,
+    bias: jax.Array | None,
+    condition: jax.Array | None,
+    condition_bias: jax.Array | None,
+    train: bool,
+  ) -> jax.Array:
+    """Returns the next tokens.
+
+    Args:
+      x: `[batch, length, width]`.
+      bias: Of the self-attention's scores, see `scores_bias`.
+      condition: Optional `[batch, tokens, width]`.
+      condition_bias: Of the cross-attention's scores.
+      train: Whether dropout is on.
+
+    Returns:
+      `[batch, length, width]`.
+    """
+    types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+    attention: dict[str, Any] = {
+      "num_heads": self.num_heads,
+      "dropout_rate": self.dropout_rate,
+      "attention_dropout_rate": self.attention_dropout_rate,
+      **types,
+    }
+    x = Attention(**attention, name="attention")(x, x, bias, train=train)
+    if condition is not None:
+      x = Attention(**attention, name="cross_attention")(
+        x, condition, condition_bias, train=train
+      )
+    y = nn.gelu(dense(self.mlp_width, "mlp_in", types)(x), approximate=False)
+    y = dense(x.shape[-1], "mlp_out", types)(y)
+    y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
+    x = layer_norm("mlp_norm", types)(y + x)
+    self.sow("intermediates", "hidden", x)
+    return x
+
+
+class Attention(nn.Module):
+  """Attention of queries to any source, with residual and LayerNorm.
+
+  Queries and source are apart, so that a text can be continued token by token
+  against keys and values of an earlier call.
+
+  Attributes:
+    The fields: See `Bert`.
+  """
+
+  num_heads: int
+  dropout_rate: float
+  attention_dropout_rate: float
+  dtype: DTypeLike
+  param_dtype: DTypeLike
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    source: jax.Array,
+    bias: jax.Array | None,
+    *,
+    train: bool,
+  ) -> jax.Array:
+    """Returns the tokens, informed by the source.
+
+    Args:
+      x: `[batch, queries, width]`.
+      source: `[batch, keys, width]`.
+      bias: Optional float32 `[batch, 1, 1 or queries, keys]`.
+      train: Whether dropout is on.
+
+    Returns:
+      `[batch, queries, width]`.
+    """
+    types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+    b, length, width = x.shape
+    heads = (b, -1, self.num_heads, width // self.num_heads)
+    query = dense(width, "query", types)(x).reshape(heads)
+    key = dense(width, "key", types)(source).reshape(heads)
+    value = dense(width, "value", types)(source).reshape(heads)
+    scores = jnp.einsum(
+      "bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32
+    )
+    scores = scores / jnp.sqrt(jnp.float32(heads[-1]))
+    if bias is not None:
+      scores = scores + bias
+    weights = jax.nn.softmax(scores).astype(self.dtype)
+    weights = nn.Dropout(self.attention_dropout_rate, deterministic=not train)(
+      weights
+    )
+    y = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(b, length, width)
+    y = dense(width, "out", types)(y)
+    y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
+    return layer_norm("norm", types)(y + x)
+
+
+def dense(width: int, name: str, types: dict[str, Any]) -> nn.Dense:
+  """A linear layer, initialised as BERT's."""
+  return nn.Dense(width, kernel_init=INITIALIZER, name=name, **types)
+
+
+def layer_norm(name: str, types: dict[str, Any]) -> nn.LayerNorm:
+  """A LayerNorm with BERT's epsilon."""
+  # With so small an epsilon the variance must not come from a difference of
+  # two large numbers.
+  return nn.LayerNorm(
+    epsilon=1e-12, use_fast_variance=False, name=name, **types
+  )
+
+
+def scores_bias(where: jax.Array | None) -> jax.Array | None:
+  """Turns a mask into what is added to the scores.
+
+  Args:
+    where: Optional bool `[batch, keys]` or `[batch, queries, keys]`.
+
+  Returns:
+    float32 `[batch, 1, 1 or queries, keys]`, or nothing without a mask.
+  """
+  if where is None:
+    return None
+  where = where[:, None, None] if where.ndim == 2 else where[:, None]
+  return jnp.where(where, 0.0, jnp.float32(_HIDDEN_SCORE))
