@@ -23,7 +23,11 @@ ENCODER: dict[str, Any] = {
   "dropout_rate": 0.2,
   "input_dropout_rate": 0.1,
 }
-OPTIMIZER = {"learning_rate": 1e-3, "weight_decay": 1e-2, "clip_norm": 1.0}
+OPTIMIZER: dict[str, Any] = {
+  "learning_rate": 1e-3,
+  "weight_decay": 1e-2,
+  "clip_norm": 1.0,
+}
 WARMUP_SHARE = 0.1  # of the steps
 
 # Steps between looks at the clock, and at what the user typed.

@@ -16,7 +16,9 @@ from pmrl_jax.training.loop import (
   check_schedule,
   fit,
 )
-from pmrl_jax.training.optimizer import make_optimizer
+from pmrl_jax.training.objectives import make_matching_objective
+from pmrl_jax.training.optimizer import PUBLISHED_OPTIMIZER, make_optimizer
+from pmrl_jax.training.params import load_params, params_shapes, save_params
 from pmrl_jax.training.sharding import (
   check_batch_size,
   data_mesh,
@@ -34,6 +36,7 @@ __all__ = [
   "Interrupted",
   "MetricsWriter",
   "NonFiniteError",
+  "PUBLISHED_OPTIMIZER",
   "Schedule",
   "TrainState",
   "check_batch_size",
@@ -42,10 +45,14 @@ __all__ = [
   "create_state",
   "data_mesh",
   "fit",
+  "load_params",
+  "make_matching_objective",
   "make_optimizer",
   "make_train_step",
+  "params_shapes",
   "read_metrics",
   "replicate",
   "replicated_jit",
+  "save_params",
   "shard_batch",
 ]

@@ -149,13 +149,20 @@ def test_state_stands_still_after_too_many_skipped_steps():
 
 def test_weight_decay_spares_biases_and_scales():
   optimizer, _ = training.make_optimizer(
-    learning_rate=0.1, steps=10, weight_decay=0.5
+    learning_rate=0.1, weight_decay=0.5, steps=10
   )
-  params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
-  zero = jax.tree.map(jnp.zeros_like, params)
-  updates, _ = optimizer.update(zero, optimizer.init(params), params)
-  assert (updates["kernel"] < 0).all()
+  params = {
+    "kernel": jnp.ones((2, 3)),
+    "bias": jnp.ones(3),
+    # Those of all layers lie in one matrix.
+    "blocks": {"kernel": jnp.ones((4, 2, 3)), "scale": jnp.ones((4, 3))},
+  }
+  grads = jax.tree.map(jnp.zeros_like, params)
+  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  for tree in (updates, updates["blocks"]):
+    np.testing.assert_allclose(tree["kernel"], -0.05, rtol=1e-6)
   assert not updates["bias"].any()
+  assert not updates["blocks"]["scale"].any()
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():
