@@ -19,6 +19,7 @@ from pmrl_jax.evaluation.diagnostics import (
 )
 from pmrl_jax.evaluation.embedding_set import EmbeddingSet
 from pmrl_jax.evaluation.report import Display, write_report
+from pmrl_jax.evaluation.reranking import refine_scores, score_metrics
 from pmrl_jax.evaluation.retrieval import (
   cross_modal_retrieval,
   retrieval_metrics,
@@ -39,7 +40,9 @@ __all__ = [
   "mean_spectrum",
   "pair_cosines",
   "probe",
+  "refine_scores",
   "retrieval_metrics",
+  "score_metrics",
   "summary_table",
   "write_report",
 ]
