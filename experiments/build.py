@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from experiments import initialisation
 from experiments.data_sets import Data, load_data
 from experiments.models import build_model
 from pmrl_jax import evaluation, training
@@ -62,6 +63,26 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     model, mesh, config.evaluation.batch_size, allows_missing(config)
   )
   return Run(mesh, data, model, optimizer, learning_rate, state, embed)
+
+
+def start_from(run: Run, folders: str) -> Run:
+  """Replaces parameters of a run by those that were converted for it.
+
+  Args:
+    run: The run, before its first step.
+    folders: What experiments.convert wrote; several with commas between them.
+
+  Returns:
+    The run. What no folder has stays as it was.
+
+  Raises:
+    ValueError: If a folder holds no parameters, or some that the model does
+      not have or has in another shape.
+    FileNotFoundError: If a folder is not there.
+  """
+  params = initialisation.replaced(run.state.params, folders.split(","))
+  state = training.create_state(params, run.optimizer)
+  return run._replace(state=training.replicate(state, run.mesh))
 
 
 def build_train_step(config: ml_collections.ConfigDict, run: Run) -> Callable:

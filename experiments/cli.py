@@ -30,6 +30,9 @@ WORKDIR = flags.DEFINE_string(
   None,
   "The run's folder. Default of train: runs/<name of the config file>.",
 )
+# What asks for the help of a program that prints its own.
+HELP = ("--help", "-h", "--helpshort", "-help")
+
 _DEBUG = flags.DEFINE_bool(
   "debug", False, "Show the traceback of a mistake as well."
 )

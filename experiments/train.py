@@ -67,6 +67,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
   )
   train_step = build.build_train_step(config, run)
   build.check_shapes(train_step, run, iterator)
+  # Not in the configs of old runs.
+  if config.get("init_from") and not workdirs.has_checkpoint(workdir):
+    run = build.start_from(run, config.init_from)
 
   with workdirs.claim(workdir, config):
     params = _fit(run, config, workdir, schedule, train_step, iterator)

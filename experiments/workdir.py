@@ -103,6 +103,13 @@ def check(workdir: Path, config: ml_collections.ConfigDict) -> None:
     )
 
 
+def has_checkpoint(workdir: Path) -> bool:
+  """Whether there is a checkpoint that a run goes on from."""
+  return any(
+    path.name.isdigit() for path in (workdir / "checkpoints").glob("*")
+  )
+
+
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
   """The config of the run in a folder.
 

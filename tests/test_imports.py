@@ -23,7 +23,8 @@ TABLE = {
   "weights": {
     "rooms": {"encoders"},
     "packages": {"flax", "jax", "numpy"},
-    "lazily": set(),
+    # What reads files.
+    "lazily": {"safetensors", "torch"},
   },
   "data": {
     "rooms": set(),

@@ -31,12 +31,11 @@ VERBS: dict[str, ModuleType] = {
   "manifest": manifest,
   "dataset": dataset,
 }
-_HELP = ("--help", "-h", "--helpshort", "-help")
 
 
 def start() -> None:
   """Runs the program from the command line."""
-  if any(argument in _HELP for argument in sys.argv[1:]):
+  if any(argument in cli.HELP for argument in sys.argv[1:]):
     print(usage(sys.argv[1:]))
     return
   cli.run(main, takes_arguments=True)

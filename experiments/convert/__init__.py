@@ -1,0 +1,1 @@
+"""Checkpoints of PyTorch become parameters to start from, and go back."""

@@ -1,0 +1,117 @@
+"""Parameters alone in a folder of orbax, to start from or to hand on."""
+
+import asyncio
+import concurrent.futures
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+# Bytes that are kept in memory before they are written.
+_BUFFER = 32 * 2**20
+
+
+def save_params(folder: str | os.PathLike, params: Any) -> None:
+  """Saves a tree of NumPy arrays; the folder must not be there.
+
+  One array is written after another, so that no second copy of them all is in
+  memory.
+
+  Args:
+    folder: Where to.
+    params: The nested dict.
+  """
+  with ocp.Checkpointer(_handler()) as checkpointer:
+    checkpointer.save(
+      Path(folder).absolute(),
+      args=ocp.args.PyTreeSave(params, ocdbt_target_data_file_size=_BUFFER),
+    )
+
+
+def params_shapes(folder: str | os.PathLike) -> Any:
+  """Shapes and dtypes of saved parameters, as a tree.
+
+  Raises:
+    ValueError: If the folder holds no parameters.
+  """
+  try:
+    with ocp.Checkpointer(_handler()) as checkpointer:
+      metadata = checkpointer.metadata(Path(folder).absolute())
+    tree = metadata.item_metadata.tree
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree
+    )
+  except Exception as error:  # orbax and its readers raise many types
+    raise ValueError(
+      f"{folder} holds no parameters, or they are damaged: "
+      f"{type(error).__name__}: {str(error)[:200]}"
+    ) from error
+
+
+def load_params(folder: str | os.PathLike) -> Any:
+  """Loads saved parameters, as a nested dict of NumPy arrays.
+
+  Raises:
+    ValueError: If the folder holds no parameters, or they are damaged.
+  """
+  args = jax.tree.map(
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), params_shapes(folder)
+  )
+  try:
+    with ocp.Checkpointer(_handler()) as checkpointer:
+      return checkpointer.restore(
+        Path(folder).absolute(), args=ocp.args.PyTreeRestore(restore_args=args)
+      )
+  except Exception as error:
+    raise ValueError(
+      f"the parameters in {folder} are damaged: {type(error).__name__}: "
+      f"{str(error)[:200]}"
+    ) from error
+
+
+def _handler() -> ocp.PyTreeCheckpointHandler:
+  return ocp.PyTreeCheckpointHandler(
+    use_compression=False,  # numbers of a model hardly shrink
+    type_handler_registry=(
+      ocp.type_handlers.create_type_handler_registry((np.ndarray, _OneByOne()))
+    ),
+  )
+
+
+class _OneByOne(ocp.type_handlers.NumpyHandler):
+  """Writes and reads arrays in turn, where orbax has all of them in flight."""
+
+  def __init__(self) -> None:
+    super().__init__(deepcopy_host_arrays=False)
+
+  async def serialize(
+    self, values: Sequence[Any], infos: Sequence[Any], args: Any = None
+  ) -> list[Any]:
+    """Starts to write."""
+    serialize = super().serialize
+    args = args or [ocp.SaveArgs()] * len(values)
+
+    def write() -> None:
+      for value, info, arg in zip(values, infos, args):
+        for future in asyncio.run(serialize([value], [info], [arg])):
+          future.result()
+
+    # In a thread of its own: the loop that runs this makes the folders.
+    with_thread = concurrent.futures.ThreadPoolExecutor(1)
+    future = with_thread.submit(write)
+    with_thread.shutdown(wait=False)
+    return [future]
+
+  async def deserialize(
+    self, infos: Sequence[Any], args: Any = None
+  ) -> list[Any]:
+    """Reads."""
+    args = args or [ocp.RestoreArgs()] * len(infos)
+    arrays: list[Any] = []
+    for info, arg in zip(infos, args):
+      arrays += await super().deserialize([info], [arg])
+    return arrays

@@ -1,0 +1,1 @@
+"""Checkpoints of the PyTorch world: state dicts to Flax parameters and back."""
