@@ -1,6 +1,9 @@
 """Strict settings for every test: 8 CPU devices, no silent broadcasting."""
 
 import os
+import pathlib
+
+import pytest
 
 # Set in the environment, not through jax.config, so that the processes that
 # tests start run on the same platform.
@@ -10,3 +13,20 @@ import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def shared():
+  """`shared("media")`: real data that is too large, or not ours, to ship.
+
+  Tests marked `shared` use it, and are skipped where it is not at hand.
+  """
+  default = pathlib.Path(__file__).parents[2] / "shared"
+  root = pathlib.Path(os.environ.get("PMRL_SHARED", default))
+
+  def find(path):
+    if not (root / path).exists():
+      pytest.skip(f"there is no {root / path}; PMRL_SHARED names its folder")
+    return root / path
+
+  return find

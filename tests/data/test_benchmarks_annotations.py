@@ -1,7 +1,6 @@
 """Annotation files -> tables: every form, nothing lost, nothing invented."""
 
 import json
-import os
 import pathlib
 
 import numpy as np
@@ -15,10 +14,6 @@ from pmrl_jax.data.datasets.benchmarks import (
 from pmrl_jax.data.datasets.benchmarks.media import MediaFolder
 
 FIXTURES = pathlib.Path(__file__).parent / "annotations"
-SHARED = pathlib.Path(
-  os.environ.get("PMRL_SHARED", pathlib.Path(__file__).parents[3] / "shared")
-)
-REAL = SHARED / "data" / "annotations"
 DIDEMO_IDS = [
   "11111111@N00_2222222222_0123456789",
   "33333333@N05_4444444444_abcdefabcd",
@@ -530,10 +525,15 @@ def test_every_split_with_a_file_has_a_number_of_rows():
 # The real files.
 
 
-def real(name, split, file):
-  if not REAL.is_dir():
-    pytest.skip(f"no real annotation files in {REAL}; set PMRL_SHARED")
-  return benchmark_manifest(name, split, annotations=REAL / file)
+@pytest.fixture
+def real(shared):
+  """`real("clotho", "test", file)` is the manifest of a real file."""
+
+  def read(name, split, file):
+    annotations = shared("data/annotations") / file
+    return benchmark_manifest(name, split, annotations=annotations)
+
+  return read
 
 
 @pytest.mark.shared
@@ -559,7 +559,7 @@ def real(name, split, file):
   ],
 )
 def test_real_files_are_read_in_full(
-  name, file, num_rows, num_captions, present
+  real, name, file, num_rows, num_captions, present
 ):
   manifest = real(name, "test", file)
   assert manifest.table.num_rows == num_rows
@@ -574,7 +574,7 @@ def test_real_files_are_read_in_full(
 
 
 @pytest.mark.shared
-def test_real_empty_subtitles_are_counted():
+def test_real_empty_subtitles_are_counted(real):
   msrvtt = real("msrvtt", "test", "msrvtt/descs_ret_test.json")
   assert noted(msrvtt, "238 empty texts, 0 of white space only")
   vatex = real("vatex", "test", "vatex/descs_ret_test.json")
@@ -582,7 +582,7 @@ def test_real_empty_subtitles_are_counted():
 
 
 @pytest.mark.shared
-def test_real_didemo_is_complete_and_its_corrupted_list_is_reported():
+def test_real_didemo_is_complete_and_its_corrupted_list_is_reported(real):
   manifest = real("didemo", "test", "didemo")
   assert manifest.table.num_rows == manifest.expected == 1003
   assert all("@" in item for item in column(manifest, "id"))
@@ -592,7 +592,7 @@ def test_real_didemo_is_complete_and_its_corrupted_list_is_reported():
 
 
 @pytest.mark.shared
-def test_real_forms_agree_on_the_items_they_share():
+def test_real_forms_agree_on_the_items_they_share(real):
   published = real("audiocaps", "test", "audiocaps/descs_ret_test.json")
   assert noted(published, "729 rows where test has 975 elsewhere")
   official = real("audiocaps", "test", "audiocaps/audiocaps_test.csv")

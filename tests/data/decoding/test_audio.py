@@ -1,8 +1,6 @@
 """Sound: all channels, rates and sample formats, and broken files."""
 
 import io
-import os
-import pathlib
 import shutil
 
 import av
@@ -15,10 +13,6 @@ from pmrl_jax.data.decoding import (
   MissingStreamError,
   probe,
   read_audio,
-)
-
-SHARED = pathlib.Path(
-  os.environ.get("PMRL_SHARED", pathlib.Path(__file__).parents[4] / "shared")
 )
 
 
@@ -197,10 +191,8 @@ def test_the_sound_of_a_cut_video_is_refused(clip):
 
 
 @pytest.mark.shared
-def test_all_real_recordings_are_read():
-  folder = SHARED / "data" / "media"
-  if not folder.is_dir():
-    pytest.skip(f"no recordings in {SHARED}; PMRL_SHARED names their folder")
+def test_all_real_recordings_are_read(shared):
+  folder = shared("data/media")
   found = {}
   for path in (*folder.glob("*.ogg"), *folder.glob("*.mp4")):
     sound = read_audio(path)

@@ -1,8 +1,6 @@
 """Frames of videos: exactly those that decoding everything gives, or errors."""
 
 import fractions
-import os
-import pathlib
 import pickle
 import shutil
 import sys
@@ -30,9 +28,6 @@ from pmrl_jax.data.decoding.packets import (
   read_packets,
 )
 
-SHARED = pathlib.Path(
-  os.environ.get("PMRL_SHARED", pathlib.Path(__file__).parents[4] / "shared")
-)
 X264 = "x264-params"
 X265 = {"x265-params": "keyint=12:bframes=4:open-gop=1:log-level=none"}
 OPEN_GROUPS = {
@@ -520,10 +515,8 @@ def test_without_pyav_it_is_said_how_to_get_it(clip, monkeypatch):
 
 
 @pytest.mark.shared
-def test_frames_of_all_real_videos_are_exact():
-  paths = sorted((SHARED / "data" / "media").glob("*.mp4"))
-  if not paths:
-    pytest.skip(f"no videos in {SHARED}; PMRL_SHARED names their folder")
+def test_frames_of_all_real_videos_are_exact(shared):
+  paths = sorted(shared("data/media").glob("*.mp4"))
   totals = {}
   for path in paths:
     with av.open(str(path)) as container:

@@ -1,8 +1,6 @@
 """Videos, sounds and images: checked, encoded, and read back."""
 
 import io
-import os
-import pathlib
 
 import numpy as np
 import PIL.Image
@@ -221,16 +219,9 @@ def test_frames_at_a_rate_are_those_shown_by_then():
   assert frames_at_rate(np.zeros(1), 1).tolist() == [0]
 
 
-SHARED = pathlib.Path(
-  os.environ.get("PMRL_SHARED", pathlib.Path(__file__).parents[4] / "shared")
-)
-
-
 @pytest.mark.shared
-def test_real_media_are_validated_and_built(tmp_path, write):
-  folder = SHARED / "data" / "media"
-  if not folder.is_dir():
-    pytest.skip(f"there is no {folder}")
+def test_real_media_are_validated_and_built(shared, tmp_path, write):
+  folder = shared("data/media")
   files = sorted(p.name for p in folder.iterdir() if p.suffix != ".json")
   rows = []
   for name in files:
