@@ -99,14 +99,16 @@ def _check(
   problems = []
   if absent and not options.allow_missing:
     problems.append(
-      f"{source} lacks {len(absent)} of the model's tensors (--allow_missing "
-      f"makes them random):{listing(absent, shown=len(absent))}"
+      f"{source} lacks {len(absent)} of the model's tensors "
+      "(--allow_missing_keys makes them random):"
+      f"{listing(absent, shown=len(absent))}"
     )
   if report.unexpected and not options.allow_unexpected:
     keys = report.unexpected
     problems.append(
       f"{source} has {len(keys)} keys that the model does not "
-      f"(--allow_unexpected leaves them out):{listing(keys, shown=len(keys))}"
+      "(--allow_unexpected_keys leaves them out):"
+      f"{listing(keys, shown=len(keys))}"
     )
   if problems:
     raise ValueError("\n".join(problems))

@@ -48,12 +48,14 @@ _SEED = flags.DEFINE_integer(
   "init_seed", 0, "Of the parameters that the checkpoint does not have."
 )
 _ALLOW_MISSING = flags.DEFINE_bool(
-  "allow_missing",
+  "allow_missing_keys",
   False,
   "Go on when the checkpoint lacks parameters; they are random then.",
 )
 _ALLOW_UNEXPECTED = flags.DEFINE_bool(
-  "allow_unexpected", False, "Go on when the checkpoint has other keys, too."
+  "allow_unexpected_keys",
+  False,
+  "Go on when the checkpoint has other keys, too.",
 )
 _OVERWRITE = flags.DEFINE_bool(
   "overwrite", False, "Replace what is at --to, once the new one is whole."

@@ -132,12 +132,17 @@ def test_missing_and_unexpected_keys_are_named_and_refused(
   before = tree(tmp_path)
   new = ["extra.one", "extra.two"]
   check_mistake(
-    convert(*beats), "lacks 2 of", "has 2 keys", "--allow_missing", *gone, *new
+    convert(*beats),
+    "lacks 2 of",
+    "has 2 keys",
+    "--allow_missing_keys",
+    *gone,
+    *new,
   )
-  check_mistake(convert(*beats, "--allow_missing"), "has 2 keys", *new)
-  check_mistake(convert(*beats, "--allow_unexpected"), "lacks 2 of", *gone)
+  check_mistake(convert(*beats, "--allow_missing_keys"), "has 2 keys", *new)
+  check_mistake(convert(*beats, "--allow_unexpected_keys"), "lacks 2 of", *gone)
   assert tree(tmp_path) == before and not (tmp_path / "out").exists()
-  ended = convert(*beats, "--allow_missing", "--allow_unexpected")
+  ended = convert(*beats, "--allow_missing_keys", "--allow_unexpected_keys")
   assert ended.code == 0, ended.err
   for key in gone:
     assert f"missing, hence random: {key}\n" in ended.out
@@ -309,7 +314,7 @@ def test_the_help_names_the_flags(capsys, monkeypatch):
   monkeypatch.setattr(sys, "argv", ["convert", "--help"])
   program.start()
   printed = capsys.readouterr().out
-  assert "--allow_missing" in printed or "allow_missing" in printed
+  assert "allow_missing_keys" in printed
   assert "python -m experiments.convert --from" in printed
 
 

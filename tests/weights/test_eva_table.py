@@ -137,7 +137,9 @@ def test_there_and_back_is_the_same(case):
   jax.tree.map(np.testing.assert_array_equal, again, loaded.params)
   variables = jax.eval_shape(
     lambda x: module.init(jax.random.key(0), x, train=False),
-    jax.ShapeDtypeStruct((1, module.image_size, module.image_size, 3), float),
+    jax.ShapeDtypeStruct(
+      (1, module.image_size, module.image_size, 3), np.float32
+    ),
   )
   assert jax.tree.map(np.shape, loaded.params) == jax.tree.map(
     lambda x: x.shape, variables["params"]

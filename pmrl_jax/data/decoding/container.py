@@ -95,9 +95,15 @@ def open_container(
     options["skip_frame"] = "all"  # of the decoders that look for it
   with libav_errors(name):
     with libav_errors(name, "it is cut off, or no media file that libav knows"):
-      container = av.open(file, options=options, metadata_errors="replace")
+      container = av.open(file, options=options, **_lenient(av))
     with container:
       yield container
+
+
+def _lenient(av: ModuleType) -> dict[str, str]:
+  """What lets titles in an unknown encoding pass; as a rule since PyAV 19."""
+  is_old = int(av.__version__.partition(".")[0]) < 19
+  return {"metadata_errors": "replace"} if is_old else {}
 
 
 def choose_stream(

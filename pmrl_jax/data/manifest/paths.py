@@ -28,6 +28,8 @@ def resolve(root: pathlib.Path, cell: str) -> pathlib.Path:
     path = (root / cell).resolve()
   except (OSError, RuntimeError) as error:  # links in a circle
     raise ValueError(f"the path {cell} cannot be followed: {error}") from None
+  if path.is_symlink():  # the same, since Python 3.13
+    raise ValueError(f"the path {cell} cannot be followed: links in a circle")
   if not path.is_relative_to(root):
     raise ValueError(
       f"the path {cell} leaves the root {root}, for {path}; give the folder "
