@@ -255,6 +255,7 @@ def test_layerdrop_leaves_blocks_out(tiny):
   assert len(patterns) == 4
 
 
+@pytest.mark.slow
 def test_remat_and_loop_do_not_change_values_and_gradients(tiny):
   variables, x = tiny
 

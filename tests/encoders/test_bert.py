@@ -203,6 +203,7 @@ def test_dropout_depends_on_the_key_and_only_in_training(
   )
 
 
+@pytest.mark.slow
 def test_all_ways_to_compute_give_the_same_gradients(golden, params, inputs):
   # Two layers compile faster than three.
   params = params | {"blocks": jax.tree.map(lambda x: x[:2], params["blocks"])}

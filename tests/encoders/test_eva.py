@@ -188,6 +188,7 @@ def test_rotary_table_is_the_published_buffer(towers):
   close(sines, golden["eva02/buffer/rope.freqs_sin"], 1e-6)
 
 
+@pytest.mark.slow
 def test_loop_and_recomputation_change_neither_values_nor_gradients(towers):
   golden, variables = towers
   images = as_images(golden["in/images"])[:1]

@@ -116,6 +116,7 @@ def test_config_evaluates_and_saves_before_it_ends(name):
   assert config.checkpoint.retention.best_metric in evaluation.SCALARS
 
 
+@pytest.mark.slow
 def test_micro_batches_change_nothing_but_memory(tmp_path, tiny, write_arrays):
   write_arrays(tmp_path)
   for split in ("train", "test"):

@@ -326,6 +326,7 @@ def folder_of(params, path):
   return path
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_converted_parameters(
   call, tmp_path, here, tiny_folder, saved_state
 ):

@@ -162,6 +162,7 @@ def test_run_killed_at_four_moments_ends_identical(
   assert 0 < from_steps[2] <= from_steps[3] < 50
 
 
+@pytest.mark.slow
 def test_run_that_was_told_to_stop_saves_and_ends_identical(
   tmp_path, write_arrays, stop, run, check_identical
 ):

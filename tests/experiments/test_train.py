@@ -280,6 +280,7 @@ def test_four_modalities_train(tmp_path):
   assert len(summary["spectrum"]) == 4
 
 
+@pytest.mark.slow
 def test_six_views_train_in_bfloat16(tmp_path, saved_state):
   config = _small(
     six_views.get_config,

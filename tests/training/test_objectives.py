@@ -205,6 +205,7 @@ def test_instances_with_the_same_id_are_no_negatives(model, params, batch):
   np.testing.assert_allclose(terms["matching"], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_trains(model, params, batch):
   mesh = training.data_mesh(jax.devices()[:2])
   optimizer, schedule = training.make_optimizer(learning_rate=0.01, steps=20)
