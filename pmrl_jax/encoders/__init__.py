@@ -22,6 +22,7 @@ from pmrl_jax.encoders.bert import Bert
 from pmrl_jax.encoders.clip_vit import CLIP_VIT, ClipVisionTransformer
 from pmrl_jax.encoders.eva import EVA_CLIP, EvaVisionTransformer
 from pmrl_jax.encoders.multimodal import MultimodalEncoder
+from pmrl_jax.encoders.pooled import PooledEncoder
 from pmrl_jax.encoders.published import (
   PUBLISHED_FUSIONS,
   PUBLISHED_MODALITIES,
@@ -54,6 +55,7 @@ __all__ = [
   "Modality",
   "MultimodalEncoder",
   "PMRLModel",
+  "PooledEncoder",
   "SpectrogramTransformer",
   "TableEncoder",
   "TrajectoryTransformer",

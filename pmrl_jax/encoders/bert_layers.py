@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pmrl_jax.encoders.attention import attend
+
 INITIALIZER = nn.initializers.normal(0.02)
 
 # Added to the scores of what may not be attended to. A number, not minus
@@ -117,17 +119,13 @@ class Attention(nn.Module):
     query = dense(width, "query", types)(x).reshape(heads)
     key = dense(width, "key", types)(source).reshape(heads)
     value = dense(width, "value", types)(source).reshape(heads)
-    scores = jnp.einsum(
-      "bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32
-    )
-    scores = scores / jnp.sqrt(jnp.float32(heads[-1]))
-    if bias is not None:
-      scores = scores + bias
-    weights = jax.nn.softmax(scores).astype(self.dtype)
-    weights = nn.Dropout(self.attention_dropout_rate, deterministic=not train)(
-      weights
-    )
-    y = jnp.einsum("bhqk,bkhd->bqhd", weights, value).reshape(b, length, width)
+    y = attend(
+      query,
+      key,
+      value,
+      bias=bias,
+      dropout=nn.Dropout(self.attention_dropout_rate, deterministic=not train),
+    ).reshape(b, length, width)
     y = dense(width, "out", types)(y)
     y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
     return layer_norm("norm", types)(y + x)

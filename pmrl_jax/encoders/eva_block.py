@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pmrl_jax.encoders.attention import attend
 from pmrl_jax.encoders.rotary import rotate
 from pmrl_jax.encoders.stack import drop_path
 
@@ -131,7 +132,7 @@ class _Attention(nn.Module):
     )
     if rotary is not None:
       q, k = rotate(q, rotary), rotate(k, rotary)
-    y = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
+    y = attend(q, k, v).reshape(x.shape)
     if self.norm:
       y = eva_layer_norm(**types, name="norm")(y)
     return nn.Dense(width, kernel_init=self.out_init, **types, name="out")(y)

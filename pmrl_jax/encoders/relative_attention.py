@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from pmrl_jax.encoders.attention import attend
+
 # Numbers that a query computes for its gate, in two sums.
 _GATE_WIDTH = 8
 
@@ -109,17 +111,13 @@ class GatedRelativeAttention(nn.Module):
     query = heads("query", self.query_init)
     key = heads("key", self.query_init)
     value = heads("value", self.value_init)
-    logits = jnp.einsum(
-      "bqhd,bkhd->bhqk",
-      query / math.sqrt(query.shape[-1]),
+    y = attend(
+      query,
       key,
-      preferred_element_type=jnp.float32,
+      value,
+      bias=self._gate(query, types) * bias,
+      dropout=nn.Dropout(self.dropout_rate, deterministic=not train),
     )
-    weights = jax.nn.softmax(logits + self._gate(query, types) * bias)
-    weights = nn.Dropout(self.dropout_rate, deterministic=not train)(
-      weights.astype(self.dtype)
-    )
-    y = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
     return nn.Dense(width, kernel_init=self.value_init, **types, name="out")(
       y.reshape(b, length, width)
     )

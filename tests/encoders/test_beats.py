@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pmrl_jax.encoders import Beats
+from pmrl_jax.encoders import Beats, positional_convolution
 from pmrl_jax.encoders.beats import scale_gradient
 from pmrl_jax.encoders.relative_attention import relative_buckets
 from pmrl_jax.weights.beats import beats_from_config, beats_table
@@ -348,3 +348,34 @@ def test_what_cannot_be_encoded_is_explained(fields, shape, message):
     jax.eval_shape(
       lambda: replaced(**fields).init(KEY, jnp.zeros(shape), train=False)
     )
+
+
+@pytest.mark.parametrize("tokens,taps", [(5, 8), (12, 8), (9, 7)])
+def test_both_ways_to_convolve_agree(tokens, taps):
+  """That of CPUs, and that of all other devices."""
+  x_key, kernel_key = jax.random.split(jax.random.key(0))
+  x = jax.random.normal(x_key, (2, tokens, 6))
+  kernel = jax.random.normal(kernel_key, (taps, 2, 6))
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def run(way, x, kernel):
+    def loss(x, kernel):
+      y = way(x, kernel, groups=3)
+      return jnp.sum(jnp.sin(y)), y
+
+    return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(x, kernel)
+
+  expected = run(positional_convolution._directly, x, kernel)
+  found = run(positional_convolution._by_fourier, x, kernel)
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_the_encoder_has_no_fourier_transform_of_xla():
+  # On a CPU, one beside an eigendecomposition can wait for it for ever.
+  types = {"dtype": jnp.float32, "param_dtype": jnp.float32}
+  module = positional_convolution.PositionalConvolution(4, 2, **types)
+  x = jnp.ones((1, 6, 8))
+  variables = module.init(jax.random.key(0), x)
+  program = jax.jit(jax.grad(lambda v: module.apply(v, x).sum()))
+  assert "fft" not in program.lower(variables).compile().as_text()
