@@ -1,8 +1,8 @@
 """Config -> objects: data, model, optimizer, compiled functions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -14,12 +14,16 @@ from jax.sharding import Mesh
 
 from experiments import initialisation
 from experiments.data_sets import Data, load_data
+from experiments.embedding import Embedder, build_embedder, model_inputs
 from experiments.models import build_model
-from pmrl_jax import evaluation, training
-from pmrl_jax.data import Source, evaluation_batches, first_instances
-from pmrl_jax.evaluation import EmbeddingSet
-from pmrl_jax.losses import gradient_cache, pmrl_loss
-from pmrl_jax.training.step import Objective
+from experiments.objectives import (
+  build_objective,
+  build_optimizer,
+  matching_options,
+)
+from experiments.reranking import Reranker, build_reranker
+from pmrl_jax import encoders, evaluation, training
+from pmrl_jax.data import Source
 
 
 class Run(NamedTuple):
@@ -31,7 +35,8 @@ class Run(NamedTuple):
   optimizer: optax.GradientTransformation
   learning_rate: optax.Schedule
   state: training.TrainState  # before the first step
-  embed: Callable[..., EmbeddingSet]  # (parameters, split), see `_embedder`
+  embed: Embedder
+  rerank: Reranker | None = None  # of the published model, if it is wanted
 
 
 def build_run(config: ml_collections.ConfigDict) -> Run:
@@ -53,16 +58,15 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
   data = load_data(config)
   _check_evaluation(config, data)
   model = build_model(config, data)
-  optimizer, learning_rate = training.make_optimizer(
-    steps=config.steps, **config.optimizer
-  )
+  optimizer, learning_rate = build_optimizer(config, model)
+  rerank = _reranker(config, model, mesh)
   state = training.replicate(
     _initial_state(model, data, optimizer, config.seed), mesh
   )
-  embed = _embedder(
+  embed = build_embedder(
     model, mesh, config.evaluation.batch_size, allows_missing(config)
   )
-  return Run(mesh, data, model, optimizer, learning_rate, state, embed)
+  return Run(mesh, data, model, optimizer, learning_rate, state, embed, rerank)
 
 
 def start_from(run: Run, folders: str) -> Run:
@@ -70,7 +74,8 @@ def start_from(run: Run, folders: str) -> Run:
 
   Args:
     run: The run, before its first step.
-    folders: What experiments.convert wrote; several with commas between them.
+    folders: What experiments.convert wrote, or runs; several with commas
+      between them.
 
   Returns:
     The run. What no folder has stays as it was.
@@ -80,7 +85,9 @@ def start_from(run: Run, folders: str) -> Run:
       not have or has in another shape.
     FileNotFoundError: If a folder is not there.
   """
-  params = initialisation.replaced(run.state.params, folders.split(","))
+  params = initialisation.replaced(
+    run.state.params, folders.split(","), run.model
+  )
   state = training.create_state(params, run.optimizer)
   return run._replace(state=training.replicate(state, run.mesh))
 
@@ -88,7 +95,7 @@ def start_from(run: Run, folders: str) -> Run:
 def build_train_step(config: ml_collections.ConfigDict, run: Run) -> Callable:
   """Compiles the training step of a run; see `training.make_train_step`."""
   return training.make_train_step(
-    _objective(config, run.model),
+    build_objective(config, run.model),
     run.optimizer,
     schedule=run.learning_rate,
     seed=config.seed,
@@ -129,50 +136,6 @@ def allows_missing(config: ml_collections.ConfigDict) -> bool:
   return config.evaluation.get("allow_missing", False)
 
 
-def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-  """The part of a batch that goes to the devices."""
-  return {name: batch[name] for name in ("inputs", "where", "ids")}
-
-
-def _objective(
-  config: ml_collections.ConfigDict, model: nn.Module
-) -> Objective:
-  """The loss as a function of parameters, batch and key.
-
-  Args:
-    config: `loss` holds the keyword arguments of `pmrl_loss`;
-      `micro_batch_size` says how many instances are encoded at a time.
-    model: The model.
-
-  Returns:
-    The objective.
-  """
-  arguments = dict(config.loss)
-
-  def encode(params: Any, batch: Mapping[str, Any], key: jax.Array) -> Any:
-    return model.apply(
-      {"params": params},
-      batch["inputs"],
-      where=batch["where"],
-      train=True,
-      rngs={"dropout": key},
-    )
-
-  if config.get("micro_batch_size") is not None:
-    encode = gradient_cache(encode, micro_batch_size=config.micro_batch_size)
-
-  def objective(
-    params: Any, batch: Mapping[str, Any], key: jax.Array
-  ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    embeddings, where = encode(params, batch, key)
-    loss, alignment, instance, _ = pmrl_loss(
-      embeddings, where=where, ids=batch["ids"], **arguments
-    )
-    return loss, {"alignment": alignment, "instance": instance}
-
-  return objective
-
-
 def _initial_state(
   model: nn.Module,
   data: Data,
@@ -188,59 +151,42 @@ def _initial_state(
   return training.create_state(params, optimizer)
 
 
-def _embedder(
-  model: nn.Module, mesh: Mesh, batch_size: int, missing: bool
-) -> Callable[..., EmbeddingSet]:
-  """The function that embeds a whole split.
+def _reranker(
+  config: ml_collections.ConfigDict, model: nn.Module, mesh: Mesh
+) -> Reranker | None:
+  """The re-ranking that `config.evaluation` asks for.
 
   Args:
+    config: `evaluation.rerank` is the number of candidates, 0 for none;
+      `evaluation.tasks` what is to be found, by default `matching.tasks`.
     model: The model.
-    mesh: The devices; a batch is split over them.
-    batch_size: Instances per global batch.
-    missing: Whether what cannot be read is absent, and no error.
+    mesh: The devices.
 
   Returns:
-    `(params, source, allow_missing=missing) -> EmbeddingSet` with every
-    instance of the source once.
+    The function, or None.
+
+  Raises:
+    ValueError: If the number is out of range, or the model matches no texts.
   """
-
-  # Replicated: every process gets the embeddings of all instances.
-  @training.replicated_jit(mesh)
-  def embed(params: Any, batch: Mapping[str, Any]) -> Any:
-    return model.apply(
-      {"params": params}, batch["inputs"], where=batch["where"]
+  options = config.evaluation
+  matching = matching_options(config, model)
+  count = options.get("rerank", 0)
+  if count < 0 or (count and matching is None):
+    raise ValueError(
+      "config.evaluation.rerank must be 0 (off) or, for config.model.kind = "
+      f"'pmrl', the number of candidates that are looked at again, got {count}"
     )
-
-  def embed_source(
-    params: Any, source: Source, *, allow_missing: bool = missing
-  ) -> EmbeddingSet:
-    parts = [
-      jax.tree.map(
-        np.asarray,
-        embed(params, training.shard_batch(model_inputs(batch), mesh)),
-      )
-      for batch in evaluation_batches(
-        source,
-        batch_size=batch_size,
-        distinct_items=True,
-        allow_failures=allow_missing,
-      )
-    ]
-    embeddings, where = (
-      np.concatenate(each)[: len(source)] for each in zip(*parts)
-    )
-    # What was read once belongs to all instances that share it.
-    first = np.maximum(first_instances(source), 0)
-    columns = np.arange(first.shape[1])
-    return EmbeddingSet(
-      embeddings=embeddings[first, columns],
-      where=source.where & where[first, columns],
-      modalities=source.modalities,
-      labels=source.labels if (source.labels >= 0).all() else None,
-      items=source.pairing(0),
-    )
-
-  return embed_source
+  if not count or matching is None:
+    return None
+  return build_reranker(
+    cast(encoders.PMRLModel, model),
+    mesh,
+    tasks=options.get("tasks") or matching["tasks"],
+    num_candidates=count,
+    batch_size=options.batch_size,
+    level=options.level,
+    missing=allows_missing(config),
+  )
 
 
 def _check_evaluation(config: ml_collections.ConfigDict, data: Data) -> None:
@@ -263,10 +209,13 @@ def _check_evaluation(config: ml_collections.ConfigDict, data: Data) -> None:
       "--allow_missing for evaluate"
     )
   training.check_retention(**retention)
-  if retention.best_metric not in evaluation.SCALARS:
+  scalars = list(evaluation.SCALARS)
+  if config.evaluation.get("rerank", 0):
+    scalars.append(evaluation.RERANKED)
+  if retention.best_metric not in scalars:
     raise ValueError(
-      "config.checkpoint.retention.best_metric must be one of "
-      f"{list(evaluation.SCALARS)}, got {retention.best_metric!r}"
+      f"config.checkpoint.retention.best_metric must be one of {scalars}, got "
+      f"{retention.best_metric!r}"
     )
 
 

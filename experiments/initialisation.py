@@ -1,22 +1,39 @@
-"""Parameters to start from, which `experiments.convert` wrote."""
+"""Parameters to start from: converted ones, or those of another run."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
+from experiments import workdir as workdirs
 from experiments.convert.from_torch import PARAMS
-from pmrl_jax import training
+from pmrl_jax import encoders, training
+from pmrl_jax.encoders.published.parts import nearest
 from pmrl_jax.weights.trees import flat, listing, nested
 
+# Of a published model that has other modalities than a converted one: what
+# belongs to those that it lacks. Its encoders go by any names.
+_OF_MODALITIES = re.compile("^(encoders|heads|fused_heads|adapters)_[^/]+/")
+# Embeddings of frames and clips, the number of which is no matter.
+_CLIPS = re.compile("^adapters_[^/]+/clip_embedding$")
 
-def replaced(params: Any, folders: Sequence[str]) -> Any:
+
+def replaced(params: Any, folders: Sequence[str], model: Any = None) -> Any:
   """Replaces parameters by those in folders.
+
+  Of the published model a part may start from the whole: what belongs to
+  modalities that it does not have is left out. It may also have other numbers
+  of frames and clips, whose embeddings then are the nearest ones, as
+  published.
 
   Args:
     params: The model's, random.
-    folders: Each with some of them.
+    folders: Each with some of them: what `experiments.convert` wrote, or a run,
+      whose best checkpoint is read.
+    model: The model.
 
   Returns:
     The parameters, in the dtypes that they had.
@@ -27,15 +44,20 @@ def replaced(params: Any, folders: Sequence[str]) -> Any:
     FileNotFoundError: If a folder is not there.
   """
   ours, found = flat(params), dict[str, str]()
+  is_published = isinstance(model, encoders.PMRLModel)
+  parts = {name.split("/")[0] for name in ours}
+  left_out = 0
   for folder in folders:
-    path = Path(folder) / PARAMS
-    if not path.is_dir():
-      raise FileNotFoundError(
-        f"config.init_from names {folder}, which is no folder that "
-        "experiments.convert wrote"
-      )
-    theirs = flat(training.params_shapes(path))
-    _check(folder, ours, theirs)
+    theirs = flat(training.params_shapes(*_place(Path(folder))))
+    if is_published:
+      known = {
+        name: spec
+        for name, spec in theirs.items()
+        if name.split("/")[0] in parts or not _OF_MODALITIES.search(name)
+      }
+      left_out += len(theirs) - len(known)
+      theirs = known or theirs  # none of them is a mistake
+    _check(folder, ours, theirs, any_clips=is_published)
     if twice := [name for name in theirs if name in found]:
       raise ValueError(
         f"{folder} has parameters that {found[twice[0]]} has as well:"
@@ -44,16 +66,52 @@ def replaced(params: Any, folders: Sequence[str]) -> Any:
     found |= dict.fromkeys(theirs, folder)
   # Only now, since all that can be wrong was to show before.
   for folder in folders:
-    for name, array in flat(
-      training.load_params(Path(folder) / PARAMS)
-    ).items():
-      ours[name] = jnp.asarray(array, ours[name].dtype)
+    arrays = training.load_params(*_place(Path(folder)))
+    for name, array in flat(arrays).items():
+      if name in found:
+        ours[name] = jnp.asarray(_resized(array, ours[name]), ours[name].dtype)
   print(f"{len(found):,} of {len(ours):,} parameter arrays are from {folders}")
+  if left_out:
+    print(f"{left_out:,} arrays of modalities that the run lacks are left out")
   return nested(ours)
 
 
+def _place(folder: Path) -> tuple[Path, str | None]:
+  """Where parameters are, and as which part of what is there."""
+  if (folder / PARAMS).is_dir():
+    return folder / PARAMS, None
+  if not (folder / "checkpoints").is_dir():
+    raise FileNotFoundError(
+      f"config.init_from names {folder}, which is no folder that "
+      "experiments.convert wrote, and none of a run with checkpoints"
+    )
+  retention = workdirs.read_config(folder).checkpoint.retention
+  checkpointer = training.Checkpointer(
+    folder / "checkpoints", **retention, read_only=True
+  )
+  steps, best = checkpointer.steps(), checkpointer.best_step()
+  checkpointer.close()
+  if not steps:
+    raise FileNotFoundError(
+      f"config.init_from names {folder}, a run without checkpoints"
+    )
+  step = steps[-1] if best is None else best
+  return folder / "checkpoints" / str(step) / "state", "params"
+
+
+def _resized(array: np.ndarray, ours: Any) -> np.ndarray:
+  """As many rows as ours has; others than clip embeddings have them."""
+  if array.shape[:1] == ours.shape[:1]:
+    return array
+  return array[nearest(array.shape[0], ours.shape[0])]
+
+
 def _check(
-  folder: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]
+  folder: str,
+  ours: Mapping[str, Any],
+  theirs: Mapping[str, Any],
+  *,
+  any_clips: bool,
 ) -> None:
   """Checks that the model has all parameters of a folder."""
   unknown = [name for name in theirs if name not in ours]
@@ -63,10 +121,15 @@ def _check(
       f"model (--under of experiments.convert says where they belong; the "
       f"model has {next(iter(ours))} and others):{listing(unknown)}"
     )
+
+  def fits(name: str, spec: Any) -> bool:
+    skipped = int(any_clips and _CLIPS.search(name) is not None)
+    return tuple(spec.shape)[skipped:] == tuple(ours[name].shape)[skipped:]
+
   wrong = [
     f"{name} is {list(spec.shape)}, and the model's {list(ours[name].shape)}"
     for name, spec in theirs.items()
-    if tuple(spec.shape) != tuple(ours[name].shape)
+    if not fits(name, spec)
   ]
   if wrong:
     raise ValueError(

@@ -26,8 +26,12 @@ def bad_examples(folder: Path) -> Path:
 
 def evaluate_split(run: Run, params: Any, level: str) -> dict[str, Any]:
   """Measures the held-out split, as a row of the metrics."""
-  summary = evaluation.evaluate(run.embed(params, run.data.test), level=level)
+  embedded = run.embed(params, run.data.test)
+  summary = evaluation.evaluate(embedded.embedding_set, level=level)
   row = {name: summary[name] for name in _ROW}
+  if run.rerank is not None:
+    scores = run.rerank(params, run.data.test, embedded)
+    row |= evaluation.reranked_summary(scores)
   if summary["coverage"] < 1:
     row["coverage"] = summary["coverage"]
   row["R@1"] = {
@@ -58,12 +62,15 @@ def write_results(
   """
   level = config.evaluation.level
   data = run.data
-  test_set = run.embed(params, data.test)
-  train_set = None
+  embedded = run.embed(params, data.test)
+  test_set, train_set = embedded.embedding_set, None
   if isinstance(data.train, Source) and _labelled(data.train, data.test):
     # Probes need classes, and what they learn from may have gaps.
-    train_set = run.embed(params, data.train, allow_missing=True)
+    train_set = run.embed(params, data.train, allow_missing=True).embedding_set
   summary = evaluation.evaluate(test_set, train_set=train_set, level=level)
+  if run.rerank is not None:
+    scores = run.rerank(params, data.test, embedded)
+    summary |= evaluation.reranked_summary(scores)
   summary["seconds"] = history[-1]["seconds"] if history else 0.0
   summary["steps"] = step
   folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +86,8 @@ def write_results(
     "batch size": str(config.batch_size),
     "parameters": f"{num_parameters:,}",
     "seed": str(config.seed),
-    "loss": ", ".join(f"{k} = {v}" for k, v in config.loss.items()),
+    "loss": _listed(config.loss),
+    **({"matching": _listed(config.matching)} if "matching" in config else {}),
     "train / held-out instances": f"{len(data.train):,} / {len(data.test):,}",
     "devices": workdirs.devices(),
     "git revision": workdirs.git_revision() or "unknown",
@@ -113,6 +121,10 @@ def write_results(
   print(
     f"\n{evaluation.summary_table(summary)}\n\nreport: {report}", flush=True
   )
+
+
+def _listed(options: Mapping[str, Any]) -> str:
+  return ", ".join(f"{name} = {value}" for name, value in options.items())
 
 
 def _labelled(*splits: Source) -> bool:

@@ -22,8 +22,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.micro_batch_size = config_dict.placeholder(int)
   config.log_every = 10
   config.max_skipped = 10  # steps in a row without a finite gradient
-  # Parameters to start from: a folder that experiments.convert wrote, or
-  # several with commas between them.
+  # Parameters to start from: a folder that experiments.convert wrote, or that
+  # of a run (its best checkpoint), or several with commas between them.
   config.init_from = config_dict.placeholder(str)
   config.precision = "float32"  # or "bfloat16", for the encoders
 

@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ml_collections
 import numpy as np
 
+from experiments.data_sets.columns import Renamed
 from experiments.data_sets.data import Data
 from pmrl_jax.data import Input, Rows, RowSource, inputs, vision
 from pmrl_jax.data.manifest import read_manifest
@@ -79,19 +81,38 @@ def _data(
   data: ml_collections.ConfigDict, seed: int, train: Rows, test: Rows
 ) -> Data:
   modalities = tuple(data.modalities)
+  columns = {
+    modality: column
+    for modality, column in (data.get("columns") or {}).items()
+    if modality in modalities
+  }
+  if columns:
+    train, test = Renamed(train, columns), Renamed(test, columns)
   for split, rows in (("training", train), ("held-out", test)):
     missing = [name for name in modalities if name not in rows.kinds]
     if missing:
       raise ValueError(
         f"the {split} data has no modalities {missing}; it has "
-        f"{list(rows.kinds)}. Name them in config.data.modalities"
+        f"{list(rows.kinds)}. Name what it has in config.data.modalities"
       )
   described = data.get("inputs", {})
   decoders = {
     name: _input(name, train, dict(described.get(name, {})))
     for name in modalities
   }
-  held_out = RowSource(test, decoders, captions="all")
+  # Held-out data may be read in another way, as more frames of a video.
+  changes = data.get("test_inputs") or {}
+  _check_changes(changes, described)
+  held_out = RowSource(
+    test,
+    decoders
+    | {
+      name: _input(name, train, {**described[name], **changes[name]})
+      for name in modalities
+      if changes.get(name)
+    },
+    captions="all",
+  )
   return Data(
     RowSource(train, decoders, captions="draw", seed=seed),
     held_out,
@@ -103,6 +124,15 @@ def _data(
       if hasattr(decoder, "vocabulary_size")
     },
   )
+
+
+def _check_changes(changes: Mapping[str, Any], described: Any) -> None:
+  """Raises if inputs of held-out data are none of the training data."""
+  if unknown := sorted(set(changes) - set(described)):
+    raise ValueError(
+      f"config.data.test_inputs changes {unknown}, which config.data.inputs, "
+      f"with {sorted(described)}, does not describe"
+    )
 
 
 def _input(name: str, rows: Rows, fields: dict[str, Any]) -> Input:
@@ -136,10 +166,22 @@ def _build_input(kind: str, fields: Mapping[str, Any], name: str) -> Any:
   ]
   if missing:
     raise ValueError(f"{name} lacks the fields {missing} of {kind}")
+  if kind == "tokens":
+    _check_tokenizer(fields["tokenizer"], f"{name}.tokenizer")
   result = _INPUTS[kind](**fields)
   if not all(size > 0 for size in result.spec.shape):
     raise ValueError(f"{name} describes items of shape {result.spec.shape}")
   return result
+
+
+def _check_tokenizer(path: Any, name: str) -> None:
+  """Raises if the file of a tokenizer is not there."""
+  if not path or not Path(path).is_file():
+    raise FileNotFoundError(
+      f"{name} (which follows config.data.vocabulary where a config has that) "
+      f"is {path!r}, and there is no such file; the published model reads the "
+      "vocab.txt of bert-base-uncased, which its publisher offers"
+    )
 
 
 class _Items(Sequence):

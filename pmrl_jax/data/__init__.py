@@ -3,7 +3,7 @@
 - `datasets`: data sets by name, and the builders that prepare them
 - `Source`: what belongs together. `ArraySource`: aligned rows in memory;
   `ClassPairedSource`: items that share only a class; `RowSource`: rows that are
-  decoded when needed. `Mixture`: several of them
+  decoded when needed. `Mixture`: several of them; `View`: a part of one
 - `training_iterator`, `evaluation_batches`: a source's batches (grain)
 - `vision`, `audio`, `text`, `tabular`: decoding and random transforms
 - `read_records`: a prepared TFDS data set as columns
@@ -31,6 +31,7 @@ from pmrl_jax.data.sources import (
   Spec,
   Table,
 )
+from pmrl_jax.data.view import View
 
 __all__ = [
   "ArraySource",
@@ -47,6 +48,7 @@ __all__ = [
   "Table",
   "TooManyFailuresError",
   "Transform",
+  "View",
   "evaluation_batches",
   "first_instances",
   "read_records",

@@ -24,9 +24,16 @@ from pmrl_jax.evaluation.retrieval import (
   cross_modal_retrieval,
   retrieval_metrics,
 )
-from pmrl_jax.evaluation.summary import SCALARS, evaluate, summary_table
+from pmrl_jax.evaluation.summary import (
+  RERANKED,
+  SCALARS,
+  evaluate,
+  reranked_summary,
+  summary_table,
+)
 
 __all__ = [
+  "RERANKED",
   "SCALARS",
   "Display",
   "EmbeddingSet",
@@ -41,6 +48,7 @@ __all__ = [
   "pair_cosines",
   "probe",
   "refine_scores",
+  "reranked_summary",
   "retrieval_metrics",
   "score_metrics",
   "summary_table",

@@ -24,6 +24,8 @@ SCALARS = (
   "flipped_share",
   "between_cosine",
 )
+# Where there is re-ranking, too: the mean R@1 of items that texts ask for.
+RERANKED = "reranked_R@1"
 _WIDTH = 80
 
 
@@ -84,6 +86,37 @@ def evaluate(
   return summary
 
 
+def reranked_summary(
+  scores: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
+  """What a summary has of retrieval by a slower judge.
+
+  Args:
+    scores: "R@k" and more by direction, first all whose queries are texts:
+      `{"text->va": {...}, "va->text": {...}}`; "similarity_R@k" is what it
+      was before.
+
+  Returns:
+    "reranked", the scores, and "reranked_R@1", the mean R@1 of the directions
+    that ask by the first one's texts.
+
+  >>> from pmrl_jax.evaluation import reranked_summary
+  >>> scores = {"text->va": {"R@1": 0.5}, "va->text": {"R@1": 0.7}}
+  >>> reranked_summary(scores)["reranked_R@1"]
+  0.5
+  """
+  caption = next(iter(scores)).split("->")[0]
+  forward = [
+    each["R@1"]
+    for name, each in scores.items()
+    if name.startswith(f"{caption}->")
+  ]
+  return {
+    "reranked": {name: dict(each) for name, each in scores.items()},
+    RERANKED: float(np.mean(forward)),
+  }
+
+
 def summary_table(summary: Mapping[str, Any]) -> str:
   """A table for the console, at most 80 columns wide.
 
@@ -91,7 +124,8 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     summary: what `evaluate` returned.
 
   Returns:
-    Lines: headline numbers, R@1 by query (row) and gallery (column), probes.
+    Lines: headline numbers, R@1 by query (row) and gallery (column), what
+    re-ranking made of it, probes.
   """
   retrieval = summary["retrieval"]
   names = list(dict.fromkeys(key.split("->")[0] for key in retrieval))
@@ -115,6 +149,15 @@ def summary_table(summary: Mapping[str, Any]) -> str:
     # Rounded down: one item of many that is missing shows.
     headline += f"   coverage {_number(math.floor(coverage * 1000) / 1000)}"
   lines = [headline, "", *_table("R@1: query to", columns, rows)]
+  reranked = summary.get("reranked")
+  if reranked:
+    columns = ["R@1", "R@5", "R@10", "before: R@1"]
+    keys = ["R@1", "R@5", "R@10", "similarity_R@1"]
+    rows = {
+      name: [scores.get(key) for key in keys]
+      for name, scores in reranked.items()
+    }
+    lines += ["", *_table("re-ranked", columns, rows)]
   probes = summary.get("probe")
   if probes:
     kinds = ["knn", "linear"]

@@ -32,16 +32,21 @@ def save_params(folder: str | os.PathLike, params: Any) -> None:
     )
 
 
-def params_shapes(folder: str | os.PathLike) -> Any:
+def params_shapes(folder: str | os.PathLike, part: str | None = None) -> Any:
   """Shapes and dtypes of saved parameters, as a tree.
+
+  Args:
+    folder: Where they are.
+    part: Of a tree that holds more, such as a training state, what is wanted.
 
   Raises:
     ValueError: If the folder holds no parameters.
   """
   try:
-    with ocp.Checkpointer(_handler()) as checkpointer:
+    with ocp.Checkpointer(_handler(part)) as checkpointer:
       metadata = checkpointer.metadata(Path(folder).absolute())
     tree = metadata.item_metadata.tree
+    tree = tree if part is None else tree[part]
     return jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree
     )
@@ -52,20 +57,29 @@ def params_shapes(folder: str | os.PathLike) -> Any:
     ) from error
 
 
-def load_params(folder: str | os.PathLike) -> Any:
+def load_params(folder: str | os.PathLike, part: str | None = None) -> Any:
   """Loads saved parameters, as a nested dict of NumPy arrays.
+
+  Args:
+    folder: Where they are.
+    part: Of a tree that holds more, what is wanted; nothing else is read.
 
   Raises:
     ValueError: If the folder holds no parameters, or they are damaged.
   """
+  shapes = params_shapes(folder, part)
   args = jax.tree.map(
-    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), params_shapes(folder)
+    lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes
   )
+  restore = ocp.args.PyTreeRestore(restore_args=args)
+  if part is not None:
+    restore = ocp.args.PyTreeRestore(
+      item={part: shapes}, restore_args={part: args}, partial_restore=True
+    )
   try:
-    with ocp.Checkpointer(_handler()) as checkpointer:
-      return checkpointer.restore(
-        Path(folder).absolute(), args=ocp.args.PyTreeRestore(restore_args=args)
-      )
+    with ocp.Checkpointer(_handler(part)) as checkpointer:
+      restored = checkpointer.restore(Path(folder).absolute(), args=restore)
+    return restored if part is None else restored[part]
   except Exception as error:
     raise ValueError(
       f"the parameters in {folder} are damaged: {type(error).__name__}: "
@@ -73,7 +87,9 @@ def load_params(folder: str | os.PathLike) -> Any:
     ) from error
 
 
-def _handler() -> ocp.PyTreeCheckpointHandler:
+def _handler(part: str | None = None) -> ocp.PyTreeCheckpointHandler:
+  if part is not None:  # what else is there is of any types
+    return ocp.PyTreeCheckpointHandler()
   return ocp.PyTreeCheckpointHandler(
     use_compression=False,  # numbers of a model hardly shrink
     type_handler_registry=(

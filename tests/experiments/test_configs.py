@@ -52,18 +52,23 @@ def test_config_says_how_to_run_it(name):
   command = (
     f"python -m experiments.train --config=experiments/configs/{name}.py"
   )
-  assert command in _config(name).__doc__
+  assert command in " ".join(_config(name).__doc__.split())
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_config_is_the_same_each_time(name):
   first, second = _config(name).get_config(), _config(name).get_config()
-  first.seed = 1
-  assert second.seed == 0
-  assert first.to_dict() | {"seed": 0} == second.to_dict()
+  seed = first.seed
+  first.seed = seed + 1
+  assert second.seed == seed
+  assert first.to_dict() | {"seed": seed} == second.to_dict()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+# Those of the published model have tests of their own: they are large.
+@pytest.mark.parametrize(
+  "name",
+  [name for name in CONFIGS if "matching" not in _config(name).get_config()],
+)
 def test_config_fits_its_data_and_the_objective(name, tmp_path, write_arrays):
   config = _config(name).get_config()
   if config.data.name == "arrays":
@@ -91,6 +96,7 @@ def test_config_fits_its_data_and_the_objective(name, tmp_path, write_arrays):
     learning_rate=learning_rate,
     state=None,
     embed=None,
+    rerank=None,
   )
   batch = build.model_inputs(next(evaluation_batches(data.test, batch_size=8)))
   # Shapes alone: nothing is compiled.
@@ -113,7 +119,8 @@ def test_config_evaluates_and_saves_before_it_ends(name):
   assert config.evaluation.every < config.steps
   assert config.checkpoint.every < config.steps
   training.check_retention(**config.checkpoint.retention)
-  assert config.checkpoint.retention.best_metric in evaluation.SCALARS
+  known = {*evaluation.SCALARS, evaluation.RERANKED}
+  assert config.checkpoint.retention.best_metric in known
 
 
 @pytest.mark.slow

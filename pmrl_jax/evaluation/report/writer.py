@@ -153,6 +153,8 @@ def _tables(summary: Mapping[str, Any]) -> list[str]:
         ),
       )
     )
+  if summary.get("reranked"):
+    sections.append(_reranked_section(summary["reranked"]))
   cosines = summary.get("cosines")
   if cosines:
     flipped = summary.get("flipped_shares", {})
@@ -186,6 +188,35 @@ def _tables(summary: Mapping[str, Any]) -> list[str]:
   return sections
 
 
+def _reranked_section(reranked: Mapping[str, Mapping[str, float]]) -> str:
+  """HTML of the numbers of a slower judge."""
+  columns = {
+    **{f"R@{k}": f"R@{k}" for k in (1, 5, 10)},
+    "median_rank": "median rank",
+    **{f"similarity_R@{k}": f"before: R@{k}" for k in (1, 5, 10)},
+    "num_candidates": "candidates",
+    "num_queries": "queries",
+    "num_gallery": "gallery",
+    "coverage": "coverage",
+  }
+  rows = [
+    (
+      name.replace("->", " → "),
+      *(_cell(key, scores.get(key)) for key in columns),
+    )
+    for name, scores in reranked.items()
+  ]
+  return page.section(
+    "Re-ranked retrieval",
+    page.table(
+      "Held-out retrieval, query → gallery: the candidates that joint features "
+      "choose, in the order of the matching head.",
+      ["direction", *columns.values()],
+      rows,
+    ),
+  )
+
+
 def _cell(key: str, value: Any) -> Any:
   """A rank that is whole as a whole number; other scores as they are."""
   whole = key == "median_rank" and value is not None and value % 1 == 0
@@ -204,6 +235,7 @@ def _headline(summary: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     ("mean R@1", "mean_R@1", chance),
     ("mean mAP", "mean_mAP", "over pairs of modalities"),
     ("mean R@1 to rest", "rest_R@1", "all others together"),
+    ("re-ranked R@1", "reranked_R@1", "by text, of the matching head"),
     ("flipped share", "flipped_share", "pairs with cosine < 0"),
     ("between cosine", "between_cosine", "1 is collapse"),
   ]
