@@ -15,7 +15,7 @@ def describe() -> dict[str, Any]:
   """Names the machine, the devices and the versions."""
   return {
     "cpu": _cpu_model(),
-    "cores": _cores(),
+    "cores": cores(),
     "memory_gb": round(
       os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1
     ),
@@ -40,7 +40,7 @@ def sentence(machine: dict[str, Any]) -> str:
   )
 
 
-def _cores() -> int:
+def cores() -> int:
   """Cores that this process may use."""
   if hasattr(os, "sched_getaffinity"):
     return len(os.sched_getaffinity(0))

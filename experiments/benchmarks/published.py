@@ -38,18 +38,31 @@ def version() -> str | None:
   return importlib.metadata.version("torch")
 
 
+def torch_on_cpu(dtype: str) -> Any:
+  """The module `torch`, for a contest on the CPU.
+
+  Args:
+    dtype: Of the numbers.
+
+  Raises:
+    Skipped: If PyTorch cannot take part.
+  """
+  if version() is None:
+    raise Skipped("PyTorch is not installed")
+  if jax.default_backend() != "cpu":
+    raise Skipped("PyTorch is timed on the CPU only")
+  if dtype != "float32":
+    raise Skipped(f"torch.linalg.svd knows no {dtype}")
+  # Its threads would spin for work on the cores of whoever comes next.
+  os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+  import torch  # type: ignore[import-not-found,unused-ignore]
+
+  return torch
+
+
 def _build(loss: Callable[[Any], Any]) -> Callable[[Case], Callable[[], Any]]:
   def build(case: Case) -> Callable[[], Any]:
-    if version() is None:
-      raise Skipped("PyTorch is not installed")
-    if jax.default_backend() != "cpu":
-      raise Skipped("PyTorch is timed on the CPU only")
-    if case.dtype != "float32":
-      raise Skipped(f"torch.linalg.svd knows no {case.dtype}")
-    # Its threads would spin for work on the cores of whoever comes next.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import torch  # type: ignore[import-not-found,unused-ignore]
-
+    torch = torch_on_cpu(case.dtype)
     x = torch.tensor(np.array(embeddings(case)), requires_grad=True)
 
     def call() -> Any:

@@ -15,7 +15,6 @@ import jax
 
 from experiments.benchmarks.cases import C, Contestant, Skipped
 
-# A slow contestant sits out rounds, so that it takes about this time in all.
 _SECONDS_IN_ALL = 5.0
 _FEWEST_CALLS = 3
 
@@ -62,6 +61,7 @@ def measure(
   *,
   rounds: int,
   max_seconds: float,
+  seconds_in_all: float = _SECONDS_IN_ALL,
   expected: Mapping[str, float] | None = None,
   clock: Callable[[], float] | None = None,
   tell: Callable[[str], Any] = lambda name: None,
@@ -73,6 +73,8 @@ def measure(
     case: The size.
     rounds: How often each is called, if it is fast.
     max_seconds: Contestants with slower calls are skipped.
+    seconds_in_all: A slow contestant sits out rounds, so that it takes about
+      this time in all.
     expected: Seconds that a call takes at least, by name, where known; a
       contestant that would be skipped is then not even called once.
     clock: Returns seconds; by default `time.perf_counter`.
@@ -106,7 +108,7 @@ def measure(
     for number in range(rounds):
       tell(f"round {number + 1} of {rounds}")
       for timing in taking_part:
-        if number % _stride(timing.probe, rounds) == 0:
+        if number % _stride(timing.probe, rounds, seconds_in_all) == 0:
           timing.seconds[number] = _seconds(calls[timing.name], clock)
   finally:
     gc.enable()
@@ -132,9 +134,9 @@ def _prepare(
   return call, seconds
 
 
-def _stride(seconds: float, rounds: int) -> int:
+def _stride(seconds: float, rounds: int, seconds_in_all: float) -> int:
   """Returns n where a contestant takes part in every n-th round."""
-  affordable = max(_FEWEST_CALLS, int(_SECONDS_IN_ALL / max(seconds, 1e-9)))
+  affordable = max(_FEWEST_CALLS, int(seconds_in_all / max(seconds, 1e-9)))
   return max(1, math.ceil(rounds / affordable))
 
 

@@ -1,0 +1,233 @@
+"""Times a training step of the published model, beside the same in PyTorch.
+
+  python -m experiments.benchmarks.model
+
+On the CPU a small one, forward, backward and optimizer, with PyTorch in turns
+where it is installed. On an accelerator the full one in bfloat16, with what it
+makes of the device. Besides, on shapes alone: how long layers take to compile,
+what memory recomputing saves, and how many operations a step has. Prints
+tables and writes `runs/benchmarks/model.json`; see docs/benchmarks.md.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import tqdm
+from absl import flags
+
+from experiments import cli, workdir
+from experiments.benchmarks import (
+  flops,
+  machine,
+  model_report,
+  options,
+  report,
+  step_compilation,
+  steps,
+  tables,
+  timing,
+  twin,
+)
+from experiments.benchmarks.cases import Contestant
+from experiments.benchmarks.steps import StepCase
+
+_SIZE = flags.DEFINE_enum(
+  "model_size",
+  None,
+  sorted(steps.SIZES),
+  "The model to time. Default: small on a CPU, full elsewhere.",
+)
+_DEPTHS = flags.DEFINE_list(
+  "depths", None, "Blocks of the vision tower to compile. Default: 4,12,40."
+)
+_COMPILATION = flags.DEFINE_bool(
+  "compilation", True, "Whether to compile, on shapes alone, for the figures."
+)
+_TIMING = flags.DEFINE_bool("timing", True, "Whether to time steps.")
+_FULL = flags.DEFINE_bool(
+  "full", True, "Whether to compile and count the full model, too."
+)
+flags.adopt_module_key_flags(cli)
+flags.adopt_module_key_flags(options)
+
+_ROUNDS, _DEFAULT_DEPTHS = 7, (4, 12, 40)
+_BATCH, _FULL_BATCH = 8, 16
+_MAX_SECONDS, _SECONDS_IN_ALL = 120.0, 120.0
+
+
+def main() -> None:
+  """Measures from the flags."""
+  options.check_positive(options.ROUNDS)
+  depths = options.numbers(_DEPTHS, _DEFAULT_DEPTHS, minimum=1)
+  size = _SIZE.value or ("small" if _on_cpu() else "full")
+  batch = options.numbers(
+    options.BATCH, (_FULL_BATCH if size == "full" else _BATCH,), minimum=2
+  )
+  dtype = options.DTYPE.value
+  if not _on_cpu() and not options.DTYPE.present:
+    dtype = "bfloat16"
+  cases = [StepCase(size, b, dtype, True) for b in batch]
+  if _on_cpu():
+    cases += [case._replace(dropout=False) for case in cases]
+  output = Path(options.OUTPUT.value or "runs/benchmarks/model.json")
+  output.parent.mkdir(parents=True, exist_ok=True)
+  page = Path(options.MARKDOWN.value) if options.MARKDOWN.value else None
+  if page:
+    tables.check_markdown(page, _place())
+  load = os.getloadavg()[0]
+
+  rounds = options.ROUNDS.value or _ROUNDS
+  timings = time_steps(cases, rounds=rounds) if _TIMING.value else []
+  sizes = [cases[0]]
+  if _FULL.value and size != "full":
+    sizes.append(StepCase("full", _FULL_BATCH, dtype, True))
+  towers, memories = [], []
+  if _COMPILATION.value:
+    towers = compile_towers(cases[0], depths)
+    memories = compile_steps(sizes)
+  counted = [count(case) for case in sizes]
+  write(timings, towers, memories, counted, load, output, page)
+
+
+def time_steps(
+  cases: Sequence[StepCase], *, rounds: int
+) -> list[timing.Timing[StepCase]]:
+  """Times the steps of all contestants on all cases.
+
+  Args:
+    cases: The cases.
+    rounds: How often each is called.
+  """
+  timings: list[timing.Timing[StepCase]] = []
+  with tqdm.tqdm(cases, desc="steps", unit="case") as bar:
+    for case in bar:
+      bar.set_description(str(case))
+      timings += timing.measure(
+        contestants(),
+        case,
+        rounds=rounds,
+        max_seconds=_MAX_SECONDS,
+        seconds_in_all=_SECONDS_IN_ALL,
+        tell=bar.set_postfix_str,
+      )
+      jax.clear_caches()
+  return timings
+
+
+def contestants() -> list[Contestant[StepCase]]:
+  """PyTorch and ours on a CPU; elsewhere ours under every policy."""
+  if _on_cpu():
+    return twin.contestants() + steps.contestants()
+  states: steps.States = {}
+  # The frugal ones first: what fails for want of memory may take the state
+  # with it.
+  return [
+    Contestant(f"remat {remat}", "remat full", steps.build(states, remat=remat))
+    for remat in ("full", "dots", "none")
+  ]
+
+
+def compile_towers(
+  case: StepCase, depths: Sequence[int]
+) -> list[step_compilation.TowerCompilation]:
+  """Compiles vision towers of some depths, in loops and unrolled."""
+  todo = step_compilation.plan_towers(depths)
+  return [
+    step_compilation.compile_tower(case, depth, scan_layers=scan)
+    for depth, scan in tqdm.tqdm(todo, desc="compiling", unit="tower")
+  ]
+
+
+def compile_steps(
+  cases: Sequence[StepCase],
+) -> list[step_compilation.StepMemory]:
+  """Compiles steps under all policies of recomputing."""
+  todo = [(c, policy) for c in cases for policy in step_compilation.POLICIES]
+  return [
+    step_compilation.compile_step(case, policy)
+    for case, policy in tqdm.tqdm(todo, desc="memory", unit="step")
+  ]
+
+
+def count(case: StepCase) -> model_report.Counted:
+  """Counts the parameters and operations of a step."""
+  return model_report.Counted(
+    case, flops.parameters(case), flops.by_hand(case), flops.by_xla(case)
+  )
+
+
+def write(
+  timings: Sequence[timing.Timing[StepCase]],
+  towers: Sequence[step_compilation.TowerCompilation],
+  memories: Sequence[step_compilation.StepMemory],
+  counted: Sequence[model_report.Counted],
+  load: float,
+  output: Path,
+  page: Path | None,
+) -> None:
+  """Prints the tables, and writes them and all figures.
+
+  Args:
+    timings: Of the steps.
+    towers: What was compiled for the time it takes.
+    memories: What was compiled for its memory.
+    counted: The operations.
+    load: Of the machine before, which has other things to do above 1 or so.
+    output: The file for the figures.
+    page: The page for the tables, if there is one.
+  """
+  here = machine.describe()
+  assessed = model_report.assess(timings)
+  results: dict[str, Any] = {
+    "machine": here,
+    "command": sys.argv,
+    "load": load,
+    "timings": report.timings_as_json(timings),
+    **model_report.as_json(towers, memories, counted),
+    "goals": report.goals_as_json(assessed),
+  }
+  workdir.write_atomically(output, json.dumps(results, indent=1) + "\n")
+  found = []
+  if timings:
+    against = twin.EAGER if _on_cpu() else "remat full"
+    found.append(model_report.step_table(timings, against))
+    found += model_report.absent_tables(timings)
+  if timings and not _on_cpu():
+    device = jax.devices()[0]
+    found.append(
+      model_report.utilisation_table(
+        timings, counted, device.device_kind, flops.peak(device)
+      )
+    )
+  found.append(model_report.flops_table(counted))
+  if towers:
+    found.append(model_report.compilation_table(towers))
+  if memories:
+    found.append(model_report.memory_table(memories))
+  if assessed:
+    found.append(report.goal_table(assessed))
+  head = f"{machine.sentence(here)}; load average before: {load:.1f}"
+  print("\n\n".join([head, *map(tables.as_text, found)]))
+  print(f"\nresults: {output}")
+  if page:
+    tables.write_markdown(
+      page, _place(), "\n\n".join([head, *map(tables.as_markdown, found)])
+    )
+
+
+def _on_cpu() -> bool:
+  return jax.default_backend() == "cpu"
+
+
+def _place() -> str:
+  """The name of the tables in a page."""
+  return f"model on {jax.default_backend()}"
+
+
+if __name__ == "__main__":
+  cli.run(main)
