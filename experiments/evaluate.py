@@ -1,6 +1,11 @@
-"""Measures a trained run again, from a checkpoint.
+"""Measures a trained run again, or parameters that were not trained here.
 
   python -m experiments.evaluate --workdir=runs/tri_modal
+
+from a checkpoint of the run, or without any training, as zero-shot figures are:
+
+  python -m experiments.evaluate --config=experiments/configs/published.py \
+    --config.init_from=params/pmrl --output=runs/zero_shot
 
 Writes `summary.json`, the figures and `report.html` anew. Galleries are fixed:
 held-out data of which something is missing is an error (--strict), or its
@@ -10,9 +15,10 @@ figures come with the share of the gallery that is there (--allow_missing).
 from pathlib import Path
 from typing import Any
 
+import ml_collections
 from absl import flags
 
-from experiments import build, cli, results
+from experiments import build, cli, config_flag, results
 from experiments import workdir as workdirs
 from pmrl_jax import training
 
@@ -20,7 +26,10 @@ _STEP = flags.DEFINE_string(
   "step", "latest", "Which checkpoint: latest, best, or the number of a step."
 )
 _OUTPUT = flags.DEFINE_string(
-  "output", None, "Where the results go. Default: the run's folder."
+  "output",
+  None,
+  "Where the results go. Default: the run's folder; has to be given with "
+  "--config.",
 )
 _STRICT = flags.DEFINE_bool(
   "strict",
@@ -34,17 +43,66 @@ _ALLOW_MISSING = flags.DEFINE_bool(
   "The opposite of --strict: report them, with their coverage in the same "
   "line: the share of the gallery's items that are there.",
 )
+flags.adopt_module_key_flags(config_flag)
 flags.adopt_module_key_flags(cli)
 
 
 def main() -> None:
   """Evaluates from the flags."""
-  run = Path(cli.WORKDIR.value)
+  config, folder = config_flag.CONFIG.value, cli.WORKDIR.value
+  allow_missing = _allow_missing(_STRICT.value, _ALLOW_MISSING.value)
+  if (config is None) == (folder is None):
+    raise ValueError(
+      "expected either --workdir, the folder of a run, or --config, whose "
+      "config.init_from names parameters to measure as they are"
+    )
+  if config is not None:
+    if not _OUTPUT.value:
+      raise ValueError("expected --output: where the results of --config go")
+    evaluate_start(config, Path(_OUTPUT.value), allow_missing=allow_missing)
+    return
   evaluate(
-    run,
+    Path(folder),
     _STEP.value,
-    Path(_OUTPUT.value or run),
-    allow_missing=_allow_missing(_STRICT.value, _ALLOW_MISSING.value),
+    Path(_OUTPUT.value or folder),
+    allow_missing=allow_missing,
+  )
+
+
+def evaluate_start(
+  config: ml_collections.ConfigDict,
+  output: Path,
+  *,
+  allow_missing: bool | None = None,
+) -> None:
+  """Evaluates the parameters that a run would start from.
+
+  Args:
+    config: The config; `init_from` names the parameters.
+    output: Where the results go.
+    allow_missing: Whether held-out data may be incomplete; None as the config
+      says.
+
+  Raises:
+    FileNotFoundError: If there are no such parameters.
+    ValueError: If the config names none, they do not fit the model, or
+      held-out data is incomplete, and that is not allowed.
+  """
+  if not config.get("init_from"):
+    raise ValueError(
+      "config.init_from is empty, and random parameters are not worth "
+      "measuring; give --config.init_from=FOLDER, which experiments.convert "
+      "wrote, or the --workdir of a run"
+    )
+  _prepare(config, output, allow_missing)
+  run = build.start_from(build.build_run(config), config.init_from)
+  results.write_results(
+    output,
+    history=[],
+    config=config,
+    run=run,
+    params=run.state.params,
+    step=0,
   )
 
 
@@ -70,10 +128,7 @@ def evaluate(
     CheckpointError: If the checkpoint is damaged.
   """
   config = workdirs.read_config(folder)
-  if allow_missing is not None:
-    config.evaluation.allow_missing = allow_missing
-  if output.is_file():
-    raise ValueError(f"--output is a file, {output}; choose a folder")
+  _prepare(config, output, allow_missing)
   if not (folder / "checkpoints").is_dir():
     raise FileNotFoundError(f"{folder} has no checkpoints yet; train it first")
   checkpointer = build.build_checkpointer(config, folder, read_only=True)
@@ -94,6 +149,17 @@ def evaluate(
     params=state.params,
     step=step,
   )
+
+
+def _prepare(
+  config: ml_collections.ConfigDict, output: Path, allow_missing: bool | None
+) -> None:
+  """Sets what the flags say, and checks where the results go."""
+  if allow_missing is not None:
+    with config.unlocked():
+      config.evaluation.allow_missing = allow_missing
+  if output.is_file():
+    raise ValueError(f"--output is a file, {output}; choose a folder")
 
 
 def _allow_missing(strict: bool | None, allow: bool | None) -> bool | None:
@@ -129,5 +195,4 @@ def _choose_step(checkpointer: training.Checkpointer, which: str) -> int:
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("workdir")
   cli.run(main)

@@ -14,23 +14,18 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import build, cli, data_sets, results
+from experiments import build, cli, config_flag, data_sets, results
 from experiments import workdir as workdirs
 from pmrl_jax import training
 from pmrl_jax.data import FailureLog, training_iterator
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config",
-  None,
-  "The experiment: a Python file with a get_config().",
-  lock_config=True,
-)
+flags.adopt_module_key_flags(config_flag)
 flags.adopt_module_key_flags(cli)
 
 
 def main() -> None:
   """Trains from the flags."""
-  config = _CONFIG.value
+  config = config_flag.CONFIG.value
   path = config_flags.get_config_filename(flags.FLAGS["config"])
   train(config, Path(cli.WORKDIR.value or Path("runs") / Path(path).stem))
 

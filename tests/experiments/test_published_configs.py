@@ -226,6 +226,12 @@ def test_a_shrunken_config_trains_and_ranks_again(
     evaluate.evaluate(folder, "best", tmp_path / "again")
     again = json.loads((tmp_path / "again" / "summary.json").read_text())
     assert again["reranked"] == summary["reranked"]
+    # The same parameters, as what another run would start from.
+    config.init_from = str(folder)
+    evaluate.evaluate_start(config, tmp_path / "start")
+    start = json.loads((tmp_path / "start" / "summary.json").read_text())
+    assert start["reranked"] == again["reranked"] and start["steps"] == 0
+    assert (tmp_path / "start" / "report.html").exists()
 
 
 @pytest.mark.slow

@@ -131,6 +131,15 @@ def test_evaluation_of_what_is_not_there_is_explained(
     )
   ended = call(evaluate.main, f"--workdir={workdir}", "--output=train.npz")
   check_mistake(ended, "--output is a file, train.npz")
+  config, start = f"--config={TINY}", "--config.init_from=nowhere"
+  for arguments, fragment in (
+    ([], "expected either --workdir"),
+    ([config, f"--workdir={workdir}"], "expected either --workdir"),
+    ([config], "expected --output"),
+    ([config, "--output=new"], "config.init_from is empty"),
+    ([config, "--output=new", start], "names nowhere, which is no folder"),
+  ):
+    check_mistake(call(evaluate.main, *arguments), fragment)
   assert tree(copy_of_tiny_folder) == before
   shutil.rmtree(workdir / "checkpoints")
   check_mistake(
