@@ -1,4 +1,4 @@
-"""Measures a trained run again, or parameters that were not trained here.
+r"""Measures a trained run again, or parameters that were not trained here.
 
   python -m experiments.evaluate --workdir=runs/tri_modal
 

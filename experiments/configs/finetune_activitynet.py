@@ -1,4 +1,4 @@
-"""Fine-tuning of PMRL on ActivityNet Captions: paragraphs to video and sound.
+r"""Fine-tuning of PMRL on ActivityNet Captions: paragraphs to video and sound.
 
   python -m experiments.train \
     --config=experiments/configs/finetune_activitynet.py \

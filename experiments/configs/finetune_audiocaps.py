@@ -1,4 +1,4 @@
-"""Fine-tuning of PMRL on AudioCaps: text to sound and video.
+r"""Fine-tuning of PMRL on AudioCaps: text to sound and video.
 
   python -m experiments.train \
     --config=experiments/configs/finetune_audiocaps.py \

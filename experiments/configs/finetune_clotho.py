@@ -1,4 +1,4 @@
-"""Fine-tuning of PMRL on Clotho: text to sound, nothing else.
+r"""Fine-tuning of PMRL on Clotho: text to sound, nothing else.
 
   python -m experiments.train --config=experiments/configs/finetune_clotho.py \
     --config.data.vocabulary=bert-base-uncased/vocab.txt \

@@ -1,4 +1,4 @@
-"""Fine-tuning of PMRL on MSR-VTT: text to video, sound and subtitles.
+r"""Fine-tuning of PMRL on MSR-VTT: text to video, sound and subtitles.
 
   python -m experiments.train --config=experiments/configs/finetune_msrvtt.py \
     --config.data.vocabulary=bert-base-uncased/vocab.txt \

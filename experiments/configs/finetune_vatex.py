@@ -1,4 +1,4 @@
-"""Fine-tuning of PMRL on VATEX: text to video, sound and subtitles.
+r"""Fine-tuning of PMRL on VATEX: text to video, sound and subtitles.
 
   python -m experiments.train --config=experiments/configs/finetune_vatex.py \
     --config.data.vocabulary=bert-base-uncased/vocab.txt \

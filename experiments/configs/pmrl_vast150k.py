@@ -1,4 +1,4 @@
-"""Training of PMRL on VAST-150K, from the parameters of VAST.
+r"""Training of PMRL on VAST-150K, from the parameters of VAST.
 
   python -m experiments.train --config=experiments/configs/pmrl_vast150k.py \
     --config.data.vocabulary=bert-base-uncased/vocab.txt \

@@ -1,4 +1,4 @@
-"""The published model at its full size, on a table of clips of your own.
+r"""The published model at its full size, on a table of clips of your own.
 
   python -m experiments.train --config=experiments/configs/published.py \
     --config.data.train=train.parquet --config.data.test=test.parquet \
