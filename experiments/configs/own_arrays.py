@@ -1,4 +1,4 @@
-"""Your own modalities: rows of numbers in two `.npz` files.
+r"""Your own modalities: rows of numbers in two `.npz` files.
 
   python -m experiments.train --config=experiments/configs/own_arrays.py \
     --config.data.train=train.npz --config.data.test=test.npz \

@@ -1,4 +1,4 @@
-"""Your own media: a table with a path or a text per modality.
+r"""Your own media: a table with a path or a text per modality.
 
   python -m experiments.train --config=experiments/configs/own_media.py \
     --config.data.train=train.jsonl --config.data.test=test.jsonl \

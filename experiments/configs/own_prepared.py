@@ -1,4 +1,4 @@
-"""Your own media as `experiments.prepare build` stores them: fast to read.
+r"""Your own media as `experiments.prepare build` stores them: fast to read.
 
   python -m experiments.train --config=experiments/configs/own_prepared.py \
     --config.data.data_set=prepared/train \
