@@ -5,7 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments.benchmarks.steps import SIZES, StepCase
-from experiments.benchmarks.twin_towers import hear, read, see
+from experiments.benchmarks.twin_towers import (
+  gradient_scaler,
+  hear,
+  read,
+  see,
+)
 from pmrl_jax.losses import PUBLISHED
 
 _DROPOUT, _DROP_PATH = 0.1, 0.4
@@ -27,6 +32,7 @@ def make_loss(
 
   draw = draw or (lambda weights: torch.multinomial(weights, 1)[:, 0])
   size = SIZES[case.size]
+  scale_gradient = gradient_scaler()
   dropout = _DROPOUT if case.dropout else 0.0
   read_texts = functools.partial(
     read,
@@ -46,6 +52,7 @@ def make_loss(
       twin.audio_encoder,
       batch["audio"].flatten(0, 1),
       num_heads=size.audio.num_heads,
+      scale_gradient=scale_gradient,
     ).unflatten(0, (-1, 1))
     text, subtitle = read_texts(batch["text"]), read_texts(batch["subtitle"])
     pooled = {

@@ -1,6 +1,5 @@
 """What the towers of the twin in PyTorch compute."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +31,13 @@ def see(tower: Any, images: Any, *, num_heads: int, drop_path: float) -> Any:
   return tower.norm(x)
 
 
-def hear(tower: Any, x: Any, *, num_heads: int) -> Any:
+def hear(
+  tower: Any,
+  x: Any,
+  *,
+  num_heads: int,
+  scale_gradient: Callable[[Any, float], Any],
+) -> Any:
   """Tokens of spectrograms `[batch, time, mel]`."""
   import torch
 
@@ -56,7 +61,7 @@ def hear(tower: Any, x: Any, *, num_heads: int) -> Any:
   bias = table(torch.from_numpy(buckets).long()).permute(2, 0, 1)[None]
   alpha = (2 * len(encoder.layers)) ** 0.25
   for layer in encoder.layers:
-    x = _scaled_gradient()(x, _GRADIENT_DECAY)
+    x = scale_gradient(x, _GRADIENT_DECAY)
     y = _gated_attention(layer.self_attn, x, bias, num_heads=num_heads)
     x = layer.self_attn_layer_norm(alpha * x + y)
     y = layer.fc2(F.gelu(layer.fc1(x)))
@@ -145,9 +150,8 @@ def _dropped(branch: Any, rate: float) -> Any:
   return branch * (kept / (1 - rate))
 
 
-@functools.cache
-def _scaled_gradient() -> Callable[[Any, float], Any]:
-  """The identity, whose gradient is multiplied by a number."""
+def gradient_scaler() -> Callable[[Any, float], Any]:
+  """Makes the identity whose gradient is multiplied by a number."""
   import torch
 
   class Scaled(torch.autograd.Function):
