@@ -119,6 +119,7 @@ def test_captioning_is_the_published_one(golden, params, inputs):
   )
 
 
+@pytest.mark.slow
 def test_looking_up_the_padding_teaches_its_embedding_nothing(
   golden, params, inputs
 ):

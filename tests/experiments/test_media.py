@@ -130,6 +130,7 @@ def test_an_incomplete_gallery_is_refused(config, media, tmp_path):
     train.train(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_mixture_of_data_sets_trains(config, tmp_path):
   part = config.data.to_dict()
   config.data = {

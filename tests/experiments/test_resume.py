@@ -134,6 +134,7 @@ def _before_the_report(workdir):
   return saved and not (workdir / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_run_killed_at_four_moments_ends_identical(
   tmp_path, write_arrays, stop, run, check_identical
 ):

@@ -269,6 +269,7 @@ def test_eight_devices_train_as_one(tiny_folder, tiny, here):
         assert row[name] == pytest.approx(other[name], rel=tolerance)
 
 
+@pytest.mark.slow
 def test_four_modalities_train(tmp_path):
   config = _small(four_modal.get_config, **{"evaluation.every": STEPS})
   # Spectrograms are the main job's; this compiles in half the time.

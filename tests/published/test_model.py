@@ -145,6 +145,7 @@ def test_what_a_batch_lacks_is_absent_everywhere(published, encoded, apply):
     published.model.condition(fewer, "tv")
 
 
+@pytest.mark.slow
 def test_a_further_modality_is_one_entry(published):
   """A table of numbers beside frames and sounds."""
   small = published.model

@@ -84,13 +84,8 @@ def step(published, name, **options):
   return golden, config, loss, terms, asked, flat_gradients(model, gradients)
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(name, marks=[] if name == "tvas" else pytest.mark.slow)
-    for name in TASKS
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
 def test_the_step_is_the_published_one(published, name):
   golden, config, loss, terms, asked, gradients = step(published, name)
   near = functools.partial(assert_near, tolerance=1e-4)

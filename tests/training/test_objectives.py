@@ -161,6 +161,7 @@ def test_heads_of_joint_features_learn_from_the_pairwise_term_alone(
     assert not any(np.any(leaf) for leaf in untouched)
 
 
+@pytest.mark.slow
 def test_groups_see_only_themselves(model, params, batch):
   options = {"matching_weight": 0.0, "num_groups": 2}
   loss, terms, _ = evaluate(model, params, batch, **options)
