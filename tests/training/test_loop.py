@@ -6,6 +6,7 @@ import io
 import json
 import signal
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -33,19 +34,20 @@ class Batches:
   def __init__(self, bad=(), signals=None):
     self._bad = bad
     self._signals = signals or {}
+    self._sent, self._handler = set(), None
 
   def __len__(self):
     return 1000
 
   def __getitem__(self, index):
     for number in self._signals.get(index + 1, ()):
-      handler = signal.getsignal(number)
-      signal.raise_signal(number)
-      # Two that come before the main thread looks would be one.
-      for _ in range(1000):
-        if signal.getsignal(number) is not handler:
-          break
+      # One at a time: two that come before the main thread looks are one.
+      while number in self._sent and signal.getsignal(number) is self._handler:
         time.sleep(0.01)
+      self._sent.add(number)
+      self._handler = signal.getsignal(number)
+      # To the main thread, which is waked by it where it waits for a batch.
+      signal.pthread_kill(threading.main_thread().ident, number)
     inputs = np.random.default_rng(index).normal(size=(8, 4))
     inputs = inputs.astype(np.float32)
     if index + 1 in self._bad:
