@@ -11,7 +11,7 @@ import numpy as np
 from experiments import workdir as workdirs
 from experiments.convert.from_torch import PARAMS
 from pmrl_jax import encoders, training
-from pmrl_jax.encoders.published.parts import nearest
+from pmrl_jax.encoders.resize import nearest_indices
 from pmrl_jax.weights.trees import flat, listing, nested
 
 # Of a published model that has other modalities than a converted one: what
@@ -103,7 +103,7 @@ def _resized(array: np.ndarray, ours: Any) -> np.ndarray:
   """As many rows as ours has; others than clip embeddings have them."""
   if array.shape[:1] == ours.shape[:1]:
     return array
-  return array[nearest(array.shape[0], ours.shape[0])]
+  return array[nearest_indices(array.shape[0], ours.shape[0])]
 
 
 def _check(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pmrl_jax.encoders.attention import check_heads
 from pmrl_jax.encoders.stack import apply_blocks
 
 _EPSILON = 1e-12  # of every LayerNorm
@@ -144,11 +145,7 @@ class AudioSpectrogramTransformer(nn.Module):
           f"{what} must hold a patch of {self.patch_size}x{self.patch_size}, "
           f"got {frames} frames and {mels} mel bins; pad it"
         )
-    if self.width % self.num_heads:
-      raise ValueError(
-        f"width must be a multiple of num_heads, got width {self.width} and "
-        f"{self.num_heads} heads; change one of the two"
-      )
+    check_heads(self.width, self.num_heads)
 
   def _parameter(self, name: str, length: int) -> jax.Array:
     """A parameter `[1, length, width]`."""

@@ -1,10 +1,19 @@
-"""Attention of the published encoders."""
+"""Attention by heads, as the encoders share it."""
 
 import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+
+
+def check_heads(width: int, num_heads: int) -> None:
+  """Raises `ValueError` if the heads do not divide the width."""
+  if width % num_heads:
+    raise ValueError(
+      f"the width must be a multiple of num_heads, got width {width} and "
+      f"{num_heads} heads; change one of the two"
+    )
 
 
 def attend(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pmrl_jax.encoders.attention import check_heads
 from pmrl_jax.encoders.bert_layers import (
   INITIALIZER,
   BertLayer,
@@ -178,11 +179,7 @@ class Bert(nn.Module):
     condition_where: jax.Array | None,
   ) -> None:
     """Raises what `__call__` documents."""
-    if self.width % self.num_heads:
-      raise ValueError(
-        f"the width must be a multiple of num_heads, got width {self.width} "
-        f"and {self.num_heads} heads; change one of the two"
-      )
+    check_heads(self.width, self.num_heads)
     if not jnp.issubdtype(ids.dtype, jnp.integer):
       raise TypeError(
         f"Bert expects integer token ids, got {ids.dtype}; encode the texts "

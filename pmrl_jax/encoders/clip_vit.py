@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pmrl_jax.encoders.attention import check_heads
 from pmrl_jax.encoders.initializers import torch_bias, torch_kernel
 from pmrl_jax.encoders.patches import PatchTokens, drop_patches
 from pmrl_jax.encoders.stack import apply_blocks
@@ -116,11 +117,7 @@ class ClipVisionTransformer(nn.Module):
       ValueError: If the input is no batch of colour images, a side is no
         multiple of the patch size, or the heads do not divide the width.
     """
-    if self.width % self.num_heads:
-      raise ValueError(
-        f"num_heads must divide width, got {self.num_heads} heads and width "
-        f"{self.width}; change one of the two"
-      )
+    check_heads(self.width, self.num_heads)
     types: dict[str, Any] = {
       "dtype": self.dtype,
       "param_dtype": self.param_dtype,

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pmrl_jax.encoders.attention import check_heads
 from pmrl_jax.encoders.eva_block import STDDEV, EvaBlock, eva_layer_norm
 from pmrl_jax.encoders.patches import PatchTokens, drop_patches, patch_grid
 from pmrl_jax.encoders.rotary import rotary_table
@@ -141,11 +142,7 @@ class EvaVisionTransformer(nn.Module):
       ValueError: If the input is no batch of colour images, a side is no
         multiple of the patch size, or the heads do not divide the width.
     """
-    if self.width % self.num_heads:
-      raise ValueError(
-        f"num_heads must divide width, got {self.num_heads} heads and width "
-        f"{self.width}; change one of the two"
-      )
+    check_heads(self.width, self.num_heads)
     types: dict[str, Any] = {
       "dtype": self.dtype,
       "param_dtype": self.param_dtype,

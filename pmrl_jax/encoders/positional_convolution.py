@@ -57,12 +57,10 @@ class PositionalConvolution(nn.Module):
     return nn.gelu(y, approximate=False)
 
 
-# An even kernel reaches one token further back than ahead.
-
-
 def _directly(x: jax.Array, kernel: jax.Array, *, groups: int) -> jax.Array:
   """`[batch, tokens, width]` by a kernel `[tap, width / groups, width]`."""
   taps = kernel.shape[0]
+  # An even kernel reaches one token further back than ahead.
   return jax.lax.conv_general_dilated(
     x,
     kernel,

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pmrl_jax.encoders.attention import check_heads
+
 
 class Transformer(nn.Module):
   """Position embedding, `depth` pre-norm blocks and a final LayerNorm.
@@ -55,11 +57,7 @@ class Transformer(nn.Module):
       ValueError: If the width is no multiple of `num_heads`.
     """
     _, length, width = tokens.shape
-    if width % self.num_heads:
-      raise ValueError(
-        f"the token width must be a multiple of num_heads, got width {width} "
-        f"and {self.num_heads} heads; change one of the two"
-      )
+    check_heads(width, self.num_heads)
     types: dict[str, Any] = {
       "dtype": self.dtype,
       "param_dtype": self.param_dtype,

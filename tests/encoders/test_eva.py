@@ -318,7 +318,7 @@ def test_wrong_images_are_refused(shape, match):
 @pytest.mark.parametrize(
   "fields,match",
   [
-    ({"num_heads": 5}, "num_heads must divide width, got 5 heads and width 24"),
+    ({"num_heads": 5}, "multiple of num_heads, got width 24 and 5 heads"),
     ({"num_heads": 4}, "multiple of 4.*got 6"),
     ({"remat": "some"}, "remat must be one of"),
   ],

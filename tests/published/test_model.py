@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pmrl_jax import encoders
-from pmrl_jax.encoders.published.parts import nearest
+from pmrl_jax.encoders.resize import nearest_indices
 from tests.published.conftest import assert_near, quick_jit
 
 CONDITIONS = ("v", "a", "s", "vas")
@@ -84,7 +84,7 @@ def test_clip_embeddings_are_resized_to_the_nearest(published):
   assert tables
   for key, expected in tables.items():
     stored, wanted = map(int, key.split("/")[-1].split("_to_"))
-    np.testing.assert_array_equal(nearest(stored, wanted), expected)
+    np.testing.assert_array_equal(nearest_indices(stored, wanted), expected)
 
 
 def test_a_mask_of_ones_changes_nothing(published, encoded, apply):

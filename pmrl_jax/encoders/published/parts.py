@@ -5,8 +5,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
+
+from pmrl_jax.encoders.resize import nearest_indices
 
 
 class Linear(nn.Module):
@@ -81,7 +82,9 @@ class ConditionAdapter(nn.Module):
       clips = self.param(
         "clip_embedding", start, (self.num_clips, self.width), self.param_dtype
       )
-      clips = clips[nearest(self.num_clips, x.shape[1])].astype(self.dtype)
+      clips = clips[nearest_indices(self.num_clips, x.shape[1])].astype(
+        self.dtype
+      )
       x = x + jnp.broadcast_to(clips[None, :, None], x.shape)
       x = x.reshape(x.shape[0], -1, self.width)
     modality = self.param(
@@ -114,13 +117,3 @@ class MatchingHead(nn.Module):
     x = nn.gelu(x, approximate=False)
     x = nn.LayerNorm(epsilon=1e-12, name="norm", **dtypes)(x)
     return Linear(2, name="output", **dtypes)(x)
-
-
-def nearest(stored: int, wanted: int) -> np.ndarray:
-  """Which of `stored` embeddings each of `wanted` clips gets.
-
-  >>> from pmrl_jax.encoders.published.parts import nearest
-  >>> nearest(8, 3).tolist()
-  [0, 2, 5]
-  """
-  return np.arange(wanted) * stored // wanted
