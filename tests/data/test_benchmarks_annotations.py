@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import av
 import numpy as np
 import pytest
 
@@ -404,7 +405,6 @@ def test_the_sound_track_stands_in_where_there_is_no_sound_file(
 
 
 def test_sound_tracks_are_told_from_the_header(tmp_path):
-  av = pytest.importorskip("av")
   for name in ("video7", "video12"):
     with av.open(str(tmp_path / f"{name}.mp4"), "w") as container:
       picture = container.add_stream("mpeg4", rate=5)

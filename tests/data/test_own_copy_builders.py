@@ -60,7 +60,6 @@ def own_copy(name, folder):
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_row_is_a_record_and_what_is_missing_is_counted(name, tmp_path):
-  pytest.importorskip("av")
   split, file = own_copy(name, tmp_path / "copy")
   (folder,) = builders.prepare(
     f"retrieval/{name}", raw_dir=tmp_path / "copy", data_dir=tmp_path / "out"
@@ -96,7 +95,6 @@ def build(config, copy, out):
 
 
 def test_a_broken_video_is_absent_and_listed_or_too_many(tmp_path):
-  pytest.importorskip("av")
   own_copy("msrvtt", tmp_path / "copy")
   torn = tmp_path / "copy" / "videos" / "video12.mp4"
   torn.write_bytes(CLIP.read_bytes()[:9000])

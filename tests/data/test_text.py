@@ -9,10 +9,9 @@ import unicodedata
 
 import numpy as np
 import pytest
+import tokenizers
 
 from pmrl_jax.data import text
-
-tokenizers = pytest.importorskip("tokenizers")
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "goldens" / "tokenizer.npz"
 

@@ -155,7 +155,7 @@ def test_wrong_images_are_refused(shape, match):
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
-  with pytest.raises(ValueError, match="got 7 heads and width 24"):
+  with pytest.raises(ValueError, match="got width 24 and 7 heads"):
     TOWER.clone(num_heads=7).init(KEY, jnp.zeros((1, 24, 24, 3)), train=False)
 
 

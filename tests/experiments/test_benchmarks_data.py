@@ -3,6 +3,7 @@
 import json
 import math
 
+import av
 import numpy as np
 import pytest
 
@@ -15,8 +16,6 @@ from experiments.benchmarks import (
   timing,
 )
 from experiments.benchmarks.cases import Skipped
-
-av = pytest.importorskip("av")
 
 SMALL = footage.Footage(64, 96, 0.5)
 CASES = [readers.Clip("c", "c.mp4", num) for num in (2, 8)]

@@ -35,7 +35,6 @@ CLIP = Path(__file__).parents[1] / "data" / "fixtures" / "mdn_rabbit320.mp4"
 
 def write_media(folder):
   """A table of two rows of a video, its sound, and a text."""
-  pytest.importorskip("av")
   shutil.copy(CLIP, folder / "clip.mp4")
   soundfile.write(folder / "clip.wav", np.zeros(8000), 8000)
   rows = [

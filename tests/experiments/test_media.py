@@ -2,17 +2,16 @@
 
 import json
 
+import av
 import numpy as np
 import pytest
+import soundfile
 
 from experiments import cli, evaluate, train
 from experiments.configs import own_media, own_prepared
 from experiments.data_sets import load_data
 from pmrl_jax.data import evaluation_batches
 from pmrl_jax.data.manifest import Encoding, build, read_manifest
-
-av = pytest.importorskip("av")
-soundfile = pytest.importorskip("soundfile")
 
 COLOURS = ["red", "green", "blue", "white"]
 

@@ -128,7 +128,6 @@ def test_the_full_size_model_and_a_step_of_it_fit_together(name):
 @pytest.fixture(scope="module")
 def media(tmp_path_factory):
   """Five rows to train on and five held out, all of them of one clip."""
-  pytest.importorskip("av")
   folder = tmp_path_factory.mktemp("media")
   shutil.copy(CLIP, folder / "clip.mp4")
   special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers
 
 from pmrl_jax.evaluation import refine_scores, score_metrics
 from pmrl_jax.losses import singular_spectrum
@@ -34,7 +35,6 @@ def split(published):
 
 def subtitle_ids(config, model_config):
   """The golden file holds subtitles as texts."""
-  tokenizers = pytest.importorskip("tokenizers")
   vocabulary = {word: n for n, word in enumerate(model_config["vocab"])}
   tokenizer = tokenizers.BertWordPieceTokenizer(vocabulary, lowercase=True)
   tokenizer.enable_truncation(18)

@@ -2,6 +2,7 @@
 
 import io
 
+import av
 import numpy as np
 import PIL.Image
 import pytest
@@ -13,8 +14,6 @@ from pmrl_jax.data.manifest import Encoding, build, read_manifest, validate
 from pmrl_jax.data.manifest.encoding import frames_at_rate
 from pmrl_jax.data.resampling import resample
 from pmrl_jax.data.tfds_rows import TfdsRows
-
-av = pytest.importorskip("av", reason="PyAV decodes the media")
 
 
 def write_video(path, num_frames=20, rate=10, size=(64, 48), sound=True):
