@@ -6,8 +6,9 @@ files, and every feature that is a modality is decoded when it is needed.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,8 +101,15 @@ class TfdsRows:
         raise ValueError(
           f"expected one of {KINDS} as the kind of {modality!r}, got {kind!r}"
         )
-    self._records = _data_source(builder, split, data_set)
-    columns = self._look_through(ids, label, source)
+    # Images are decoded when they are asked for, and only then.
+    images = {
+      name
+      for name, feature in described.items()
+      if isinstance(feature, tfds.features.Image)
+    }
+    read = functools.partial(_data_source, builder, split, data_set)
+    self._records = read(encoded=images - set(features.values()))
+    columns = self._look_through(read(encoded=images), ids, label, source)
     self.ids: Sequence[str] = (
       [f"{split}/{index}" for index in range(len(self._records))]
       if ids is None
@@ -112,7 +120,7 @@ class TfdsRows:
       None if source is None else [_text(value) for value in columns[source]]
     )
 
-  def _look_through(self, *names: str | None) -> dict[str, list]:
+  def _look_through(self, records: Any, *names: str | None) -> dict[str, list]:
     """Reads all records once; returns the columns of these features."""
     columns: dict[str, list] = {name: [] for name in names if name is not None}
     # Texts are small, and to read one later is to read its whole record.
@@ -120,8 +128,8 @@ class TfdsRows:
       modality: [] for modality, kind in self.kinds.items() if kind == "text"
     }
     present = []
-    for index in range(len(self._records)):
-      record = self._records[index]
+    for index in range(len(records)):
+      record = records[index]
       for name, column in columns.items():
         column.append(_part(record, name))
       values = {name: self._read(record, name) for name in self.kinds}
@@ -213,9 +221,13 @@ def _open(
     ) from None
 
 
-def _data_source(builder: Any, split: str, data_set: Any) -> Any:
+def _data_source(
+  builder: Any, split: str, data_set: Any, *, encoded: Iterable[str]
+) -> Any:
+  """The records; the values of some features stay as they are stored."""
+  decoders = {name: tfds.decode.SkipDecoding() for name in encoded}
   try:
-    return builder.as_data_source(split)
+    return builder.as_data_source(split, decoders=decoders or None)
   except NotImplementedError as error:
     raise ValueError(
       f"{data_set} has no random access: {error}. Prepare it with "

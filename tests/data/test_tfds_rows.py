@@ -116,6 +116,29 @@ def test_features_become_modalities_of_their_kind(data_dir):
     assert rows.where[index].tolist() == expected
 
 
+def test_images_are_decoded_when_they_are_asked_for(data_dir, monkeypatch):
+  decoded = []
+  decode = tfds.features.Image.decode_example_np
+
+  def counted(self, example):
+    decoded.append(example)
+    return decode(self, example)
+
+  monkeypatch.setattr(tfds.features.Image, "decode_example_np", counted)
+  features = {"picture": "image", "title": "title"}
+  with_image = TfdsRows("sample", "train", data_dir=data_dir, features=features)
+  without = TfdsRows(
+    "sample", "train", data_dir=data_dir, features={"vector": "vector"}
+  )
+  # The clips of every record are a sequence, which TFDS decodes in any case.
+  clips = 2 * 2 * len(with_image.ids)
+  assert len(decoded) == clips and with_image.where[:, 0].all()
+  assert with_image.value(0, "picture").shape == (6, 7, 3)
+  assert len(decoded) == clips + 3
+  without.value(0, "vector")
+  assert len(decoded) == clips + 5
+
+
 class Mean:
   """The mean of a picture."""
 
