@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+import numpy as np
 import pytest
 
 # Set in the environment, not through jax.config, so that the processes that
@@ -30,3 +31,19 @@ def shared():
     return root / path
 
   return find
+
+
+@pytest.fixture(
+  params=["shipped", pytest.param("whole", marks=pytest.mark.shared)]
+)
+def recorded(request):
+  """`recorded("a.npz")`: recorded outputs, the part that ships, and all."""
+
+  def read(name):
+    path = pathlib.Path(__file__).parent / "goldens" / name
+    if request.param == "whole":
+      path = request.getfixturevalue("shared")(f"reference/goldens/{name}")
+    with np.load(path, allow_pickle=False) as file:
+      return dict(file)
+
+  return read

@@ -2,7 +2,6 @@
 
 import json
 import math
-import pathlib
 
 import numpy as np
 import pytest
@@ -335,17 +334,9 @@ def test_a_waveform_shorter_than_the_stretch_is_followed_by_silence():
   np.testing.assert_array_equal(cropped, [1, 1, 1, 0, 0])
 
 
-@pytest.fixture(
-  params=["shipped", pytest.param("whole", marks=pytest.mark.shared)]
-)
-def golden(request):
-  """Recorded outputs: the part of them that is shipped, and all."""
-  path = pathlib.Path(__file__).parents[1] / "goldens" / "audio_fbank.npz"
-  if request.param == "whole":
-    shared = request.getfixturevalue("shared")
-    path = shared("reference/goldens/audio_fbank.npz")
-  with np.load(path, allow_pickle=False) as file:
-    return dict(file)
+@pytest.fixture
+def golden(recorded):
+  return recorded("audio_fbank.npz")
 
 
 def test_features_equal_recorded_outputs(golden):

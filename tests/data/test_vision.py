@@ -2,7 +2,6 @@
 
 import json
 import math
-import pathlib
 
 import numpy as np
 import pytest
@@ -431,17 +430,9 @@ def test_errors_say_what_was_expected(error, message, call):
     call(np.random.default_rng(0))
 
 
-@pytest.fixture(
-  params=["shipped", pytest.param("whole", marks=pytest.mark.shared)]
-)
-def golden(request):
-  """Recorded outputs: the part of them that is shipped, and all."""
-  path = pathlib.Path(__file__).parents[1] / "goldens" / "vision_preproc.npz"
-  if request.param == "whole":
-    shared = request.getfixturevalue("shared")
-    path = shared("reference/goldens/vision_preproc.npz")
-  with np.load(path, allow_pickle=False) as file:
-    return dict(file)
+@pytest.fixture
+def golden(recorded):
+  return recorded("vision_preproc.npz")
 
 
 def test_published_preprocessing_equals_recorded_outputs(golden):
