@@ -53,7 +53,8 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
     TypeError: If an option does not exist.
     FileNotFoundError: If a data file is missing.
   """
-  mesh = training.data_mesh()
+  # Not in the configs of old runs.
+  mesh = training.make_mesh(config.get("mesh"))
   training.check_batch_size(config.evaluation.batch_size, mesh)
   data = load_data(config)
   _check_evaluation(config, data)

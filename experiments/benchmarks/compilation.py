@@ -56,8 +56,8 @@ def compile_objective(
   Returns:
     What was compiled; nothing has been run.
   """
-  mesh = training.data_mesh(devices)
-  (axis,) = mesh.axis_names
+  mesh = training.make_mesh(devices=devices)
+  axis = "data"  # the other one has size 1
   loss = functools.partial(
     objectives.pmrl,
     contrast=form.contrast,

@@ -219,7 +219,7 @@ def make_step(case: StepCase, model: PMRLModel | None = None) -> Step:
     schedule=schedule,
     seed=0,
     max_skipped=1,
-    mesh=training.data_mesh(jax.devices()[:1]),
+    mesh=training.make_mesh(devices=jax.devices()[:1]),
   )
   one = jax.tree.map(lambda x: x[:1], inputs(case._replace(batch=1)))
 

@@ -26,6 +26,9 @@ def get_config() -> ml_collections.ConfigDict:
   # of a run (its best checkpoint), or several with commas between them.
   config.init_from = config_dict.placeholder(str)
   config.precision = "float32"  # or "bfloat16", for the encoders
+  # Sizes of the axes of the devices; -1: what is left over. The batch is split
+  # over both, parameters and moments over `fsdp` only.
+  config.mesh = {"data": -1, "fsdp": 1}
 
   config.data = {
     "name": "multimodal_digits",

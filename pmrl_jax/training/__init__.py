@@ -21,10 +21,11 @@ from pmrl_jax.training.optimizer import PUBLISHED_OPTIMIZER, make_optimizer
 from pmrl_jax.training.params import load_params, params_shapes, save_params
 from pmrl_jax.training.sharding import (
   check_batch_size,
-  data_mesh,
+  make_mesh,
   replicate,
   replicated_jit,
   shard_batch,
+  state_shardings,
 )
 from pmrl_jax.training.state import TrainState, create_state
 from pmrl_jax.training.step import make_train_step
@@ -43,10 +44,10 @@ __all__ = [
   "check_retention",
   "check_schedule",
   "create_state",
-  "data_mesh",
   "fit",
   "load_params",
   "make_matching_objective",
+  "make_mesh",
   "make_optimizer",
   "make_train_step",
   "params_shapes",
@@ -55,4 +56,5 @@ __all__ = [
   "replicated_jit",
   "save_params",
   "shard_batch",
+  "state_shardings",
 ]

@@ -1,47 +1,162 @@
 """Mesh and shardings: the only file that names devices.
 
-Data parallelism: the batch is split over the mesh axis `data`, parameters and
-optimizer state are replicated. The compiler inserts the collectives, so the
-same program runs on one device and on many.
+The mesh has two axes. The batch is split over both of them. Over `data`,
+parameters and optimizer state are copies; over `fsdp` they are split as well
+(Rajbhandari et al., ZeRO, arXiv 1910.02054), so that a device holds a part of
+every large array, and gathers a layer when it computes it. The compiler
+inserts the collectives, so the same program runs on one device and on many.
 """
 
-from collections.abc import Callable, Sequence
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-_BATCH_AXIS = "data"
+_AXES = ("data", "fsdp")
+_DEFAULT = {"data": -1, "fsdp": 1}
+
+# Arrays with fewer elements are copied: gathering them takes longer than the
+# memory is worth.
+MIN_SPLIT_SIZE = 2**16
+
+# Which axes of an array may be split over `fsdp`, by its path; the first
+# pattern that is found counts. Of these axes it is the longest that the size
+# of `fsdp` divides. Moments of the optimizer and averages have the paths of
+# their parameters at the end of their own, hence are split alike.
+_RULES = (
+  # [layer, ...]: a loop over layers takes one at a time.
+  (r"(^|/)blocks/", slice(1, None)),
+  # [row, width]: rows are looked up, and each device finds its part of them.
+  (r"(^|[/_])embeddings?$", slice(-1, None)),
+  # [..., position, width]: added to tokens of that width.
+  (r"(^|/)positions($|/)", slice(-1, None)),
+  # Kernels [..., in, out], and whatever else there is.
+  (r"", slice(None)),
+)
 
 
-def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """A one-dimensional mesh over all devices of all processes.
+def make_mesh(
+  axes: Mapping[str, int] | None = None,
+  devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+  """A mesh over all devices of all processes.
+
+  On several slices of TPUs the axis `data` spans them, so that what crosses
+  the slower network between slices is gradients, and no parameters.
 
   Args:
+    axes: Sizes of `data` and `fsdp`; -1, at most once, is what is left over.
+      By default, or if one is not given, `data` is -1 and `fsdp` 1.
     devices: The devices to use; all of them, if not given.
 
   Returns:
-    A mesh with the axis `data`.
+    A mesh with the axes `data` and `fsdp`.
+
+  Raises:
+    ValueError: If the sizes are none of the devices, or an axis is unknown.
   """
   devices = jax.devices() if devices is None else devices
+  num_slices = len({getattr(d, "slice_index", 0) for d in devices})
+  data, fsdp = _sizes({**_DEFAULT, **(axes or {})}, len(devices), num_slices)
+  # Without the permission some shapes are no mesh of a slice at all; where the
+  # axes of a slice can stay whole, they do.
+  if num_slices > 1:
+    grid = mesh_utils.create_hybrid_device_mesh(
+      (data // num_slices, fsdp),
+      (num_slices, 1),
+      devices,
+      allow_split_physical_axes=True,
+    )
+  else:
+    grid = mesh_utils.create_device_mesh(
+      (data, fsdp), devices, allow_split_physical_axes=True
+    )
   # Auto: the compiler shards the products of directions of the contrastive
-  # term; under Explicit, which is the default, `u @ u.T` raises.
-  return jax.make_mesh(
-    (len(devices),),
-    (_BATCH_AXIS,),
-    axis_types=(AxisType.Auto,),
-    devices=devices,
+  # term; under Explicit `u @ u.T` raises.
+  return Mesh(grid, _AXES, axis_types=(AxisType.Auto,) * len(_AXES))
+
+
+def _sizes(
+  axes: Mapping[str, int], num_devices: int, num_slices: int
+) -> tuple[int, int]:
+  """Sizes of the axes in order, with what -1 stands for; checked."""
+  if unknown := sorted(set(axes) - set(_AXES)):
+    raise ValueError(
+      f"the axes of a mesh are {list(_AXES)}, got {unknown}; see config.mesh"
+    )
+  given = ", ".join(f"{name}={axes[name]}" for name in _AXES)
+  if any(size < 1 and size != -1 for size in axes.values()):
+    raise ValueError(
+      f"sizes of a mesh must be positive, or -1 for what is left over, got "
+      f"{given}"
+    )
+  known = [size for size in axes.values() if size != -1]
+  if not known:
+    raise ValueError(
+      f"at most one size of a mesh can be -1, got {given}; set fsdp to 1 for "
+      "copies of the parameters on every device"
+    )
+  rest = num_devices // math.prod(known)
+  data, fsdp = (rest if axes[name] == -1 else axes[name] for name in _AXES)
+  if data * fsdp == num_devices and not data % num_slices:
+    return data, fsdp
+  fitting = [
+    f"data={num_devices // size}, fsdp={size}"
+    for size in range(1, num_devices // num_slices + 1)
+    if not num_devices % (size * num_slices)
+  ]
+  slices = f" in {num_slices} slices, which data spans" * (num_slices > 1)
+  raise ValueError(
+    f"the sizes of a mesh must multiply to the {num_devices} devices{slices}, "
+    f"got {given}; what does: {'; '.join(fitting)}"
   )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The sharding that splits the first dimension over the devices."""
-  return NamedSharding(mesh, PartitionSpec(_BATCH_AXIS))
+  """The sharding that splits the first dimension over all devices."""
+  return NamedSharding(mesh, PartitionSpec(_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
   """The sharding that keeps a copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def state_shardings(state: Any, mesh: Mesh) -> Any:
+  """How parameters, and what has their paths and shapes, lie on a mesh.
+
+  Args:
+    state: A tree of arrays or shapes: a training state, or parameters.
+    mesh: The mesh; if its axis `fsdp` has size 1, everything is copied.
+
+  Returns:
+    The tree of shardings.
+  """
+
+  def sharding(path: Any, array: Any) -> NamedSharding:
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return NamedSharding(mesh, _spec(name, array.shape, mesh.shape["fsdp"]))
+
+  return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def _spec(name: str, shape: Sequence[int], fsdp: int) -> PartitionSpec:
+  """Which axis of an array is split over `fsdp`, if any."""
+  if fsdp == 1 or math.prod(shape) < MIN_SPLIT_SIZE:
+    return PartitionSpec()
+  allowed = next(axes for pattern, axes in _RULES if re.search(pattern, name))
+  candidates = [
+    axis for axis in range(len(shape))[allowed] if not shape[axis] % fsdp
+  ]
+  if not candidates:
+    return PartitionSpec()
+  # Of equally long ones the last.
+  split = max(candidates, key=lambda axis: (shape[axis], axis))
+  return PartitionSpec(*([None] * split), "fsdp")
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

@@ -89,7 +89,7 @@ def test_config_fits_its_data_and_the_objective(name, tmp_path, write_arrays):
     steps=config.steps, **config.optimizer
   )
   run = build.Run(
-    mesh=training.data_mesh(),
+    mesh=training.make_mesh(),
     data=data,
     model=build_model(config, data),
     optimizer=optimizer,

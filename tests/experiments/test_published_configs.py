@@ -151,8 +151,8 @@ def media(tmp_path_factory):
 @pytest.fixture
 def one_device(monkeypatch):
   """Programs run on one device, which compiles faster than eight."""
-  mesh = training.data_mesh(jax.devices()[:1])
-  monkeypatch.setattr(training, "data_mesh", lambda: mesh)
+  mesh = training.make_mesh(devices=jax.devices()[:1])
+  monkeypatch.setattr(training, "make_mesh", lambda *_: mesh)
 
 
 def shrink(config, folder):
@@ -329,7 +329,7 @@ def test_a_mistake_is_explained(media, changes, message):
     data = build.load_data(config)
     model = build_model(config, data)
     build_optimizer(config, model)
-    build._reranker(config, model, training.data_mesh())
+    build._reranker(config, model, training.make_mesh())
     build_objective(config, model)
 
 

@@ -76,7 +76,7 @@ def source():
 
 @pytest.fixture
 def run(source):
-  model, mesh = make_model(), training.data_mesh()
+  model, mesh = make_model(), training.make_mesh()
   inputs = {
     name: np.zeros((2, *spec.shape), spec.dtype)
     for name, spec in source.spec.items()

@@ -173,7 +173,7 @@ def test_matching_logits_are_the_published_ones(published, match, name):
 @pytest.mark.slow
 def test_two_groups_on_two_devices_are_two_published_processes(published):
   golden, _ = load("pmrl_ret_two_ranks")
-  mesh = training.data_mesh(jax.devices()[:2])
+  mesh = training.make_mesh(devices=jax.devices()[:2])
   negatives = [
     np.concatenate([golden[f"in/rank{rank}/neg_{side}_idx"] for rank in (0, 1)])
     for side in ("cond", "text")

@@ -18,7 +18,7 @@ def _state(value, devices=1):
   }
   state = training.create_state(params, optax.adamw(0.1))
   state = state._replace(step=jnp.asarray(int(value), jnp.int32))
-  mesh = training.data_mesh(jax.devices()[:devices])
+  mesh = training.make_mesh(devices=jax.devices()[:devices])
   return training.replicate(state, mesh)
 
 

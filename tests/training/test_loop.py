@@ -64,7 +64,7 @@ def _objective(params, batch, key):
 @functools.cache
 def _compiled(num_steps):
   """The optimizer and the step; compiled once for all runs of a length."""
-  mesh = training.data_mesh(jax.devices()[:1])
+  mesh = training.make_mesh(devices=jax.devices()[:1])
   optimizer, learning_rate = training.make_optimizer(
     learning_rate=0.1, steps=num_steps
   )

@@ -139,7 +139,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(whole):
 def test_eight_devices_give_the_loss_and_gradient_of_one(
   model, params, batch, whole
 ):
-  assert_equal(evaluate(model, params, batch, training.data_mesh()), whole)
+  assert_equal(evaluate(model, params, batch, training.make_mesh()), whole)
 
 
 def test_micro_batches_give_the_loss_and_gradient_of_the_batch(
@@ -208,7 +208,7 @@ def test_instances_with_the_same_id_are_no_negatives(model, params, batch):
 
 @pytest.mark.slow
 def test_it_trains(model, params, batch):
-  mesh = training.data_mesh(jax.devices()[:2])
+  mesh = training.make_mesh(devices=jax.devices()[:2])
   optimizer, schedule = training.make_optimizer(learning_rate=0.01, steps=20)
   step = training.make_train_step(
     training.make_matching_objective(model, tasks=["tdp"], loss=LOSS),

@@ -235,7 +235,7 @@ def test_the_state_of_groups_survives_a_checkpoint(tmp_path):
   states = []
   for leaves in (params, updated):
     state = training.create_state(leaves, optimizer)
-    states.append(training.replicate(state, training.data_mesh()))
+    states.append(training.replicate(state, training.make_mesh()))
   saved, fresh = states
   iterator = iter(grain.MapDataset.range(9).to_iter_dataset())
   checkpointer = training.Checkpointer(tmp_path / "c")

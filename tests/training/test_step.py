@@ -34,7 +34,7 @@ def _objective(params, batch, key):
 
 
 def _setup(devices=1, max_skipped=3, seed=0, objective=_objective):
-  mesh = training.data_mesh(jax.devices()[:devices])
+  mesh = training.make_mesh(devices=jax.devices()[:devices])
   optimizer, schedule = training.make_optimizer(
     learning_rate=0.01, steps=20, warmup_steps=2, weight_decay=0.01
   )
@@ -191,7 +191,7 @@ def test_optimizer_options_out_of_range_are_explained(change, message):
 
 
 def test_batch_that_does_not_divide_by_the_devices_is_explained():
-  mesh = training.data_mesh()
+  mesh = training.make_mesh()
   training.check_batch_size(16, mesh)
   with pytest.raises(ValueError, match="got 20 for 8 devices; try 16"):
     training.check_batch_size(20, mesh)
