@@ -61,9 +61,7 @@ def build_run(config: ml_collections.ConfigDict) -> Run:
   model = build_model(config, data)
   optimizer, learning_rate = build_optimizer(config, model)
   rerank = _reranker(config, model, mesh)
-  state = training.replicate(
-    _initial_state(model, data, optimizer, config.seed), mesh
-  )
+  state = _initial_state(model, data, optimizer, config, mesh)
   embed = build_embedder(
     model, mesh, config.evaluation.batch_size, allows_missing(config)
   )
@@ -89,8 +87,11 @@ def start_from(run: Run, folders: str) -> Run:
   params = initialisation.replaced(
     run.state.params, folders.split(","), run.model
   )
-  state = training.create_state(params, run.optimizer)
-  return run._replace(state=training.replicate(state, run.mesh))
+  # Before the first step, moments are zero whatever the parameters are.
+  state = run.state._replace(params=params)
+  if state.ema is not None:
+    state = state._replace(ema=jax.tree.map(jnp.copy, params))
+  return run._replace(state=state)
 
 
 def build_train_step(config: ml_collections.ConfigDict, run: Run) -> Callable:
@@ -102,6 +103,8 @@ def build_train_step(config: ml_collections.ConfigDict, run: Run) -> Callable:
     seed=config.seed,
     max_skipped=config.max_skipped,
     mesh=run.mesh,
+    shardings=training.state_shardings(run.state, run.mesh),
+    ema_decay=config.get("ema_decay"),
   )
 
 
@@ -141,15 +144,27 @@ def _initial_state(
   model: nn.Module,
   data: Data,
   optimizer: optax.GradientTransformation,
-  seed: int,
+  config: ml_collections.ConfigDict,
+  mesh: Mesh,
 ) -> training.TrainState:
-  """The state before the first step, from the seed alone."""
-  example = {
-    modality: jnp.zeros((2, *spec.shape), spec.dtype)
-    for modality, spec in data.train.spec.items()
-  }
-  params = jax.jit(model.init)(jax.random.key(seed), example)["params"]
-  return training.create_state(params, optimizer)
+  """The state before the first step, from the seed alone.
+
+  Each device makes its own part, so that no device ever holds the whole.
+  """
+
+  def start(key: jax.Array) -> training.TrainState:
+    example = {
+      modality: jnp.zeros((2, *spec.shape), spec.dtype)
+      for modality, spec in data.train.spec.items()
+    }
+    params = model.init(key, example)["params"]
+    return training.create_state(
+      params, optimizer, ema=config.get("ema_decay") is not None
+    )
+
+  key = jax.random.key(config.seed)
+  shardings = training.state_shardings(jax.eval_shape(start, key), mesh)
+  return jax.jit(start, out_shardings=shardings)(key)
 
 
 def _reranker(

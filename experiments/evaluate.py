@@ -101,7 +101,7 @@ def evaluate_start(
     history=[],
     config=config,
     run=run,
-    params=run.state.params,
+    params=run.state.eval_params,
     step=0,
   )
 
@@ -146,7 +146,7 @@ def evaluate(
     history=_history(folder, step),
     config=config,
     run=run,
-    params=state.params,
+    params=state.eval_params,
     step=step,
   )
 

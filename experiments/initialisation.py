@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from experiments import workdir as workdirs
@@ -36,7 +36,7 @@ def replaced(params: Any, folders: Sequence[str], model: Any = None) -> Any:
     model: The model.
 
   Returns:
-    The parameters, in the dtypes that they had.
+    The parameters, in the dtypes that they had and where they were.
 
   Raises:
     ValueError: If a folder holds no parameters, or some that the model does
@@ -69,7 +69,7 @@ def replaced(params: Any, folders: Sequence[str], model: Any = None) -> Any:
     arrays = training.load_params(*_place(Path(folder)))
     for name, array in flat(arrays).items():
       if name in found:
-        ours[name] = jnp.asarray(_resized(array, ours[name]), ours[name].dtype)
+        ours[name] = _placed(_resized(array, ours[name]), ours[name])
   print(f"{len(found):,} of {len(ours):,} parameter arrays are from {folders}")
   if left_out:
     print(f"{left_out:,} arrays of modalities that the run lacks are left out")
@@ -85,9 +85,9 @@ def _place(folder: Path) -> tuple[Path, str | None]:
       f"config.init_from names {folder}, which is no folder that "
       "experiments.convert wrote, and none of a run with checkpoints"
     )
-  retention = workdirs.read_config(folder).checkpoint.retention
+  config = workdirs.read_config(folder)
   checkpointer = training.Checkpointer(
-    folder / "checkpoints", **retention, read_only=True
+    folder / "checkpoints", **config.checkpoint.retention, read_only=True
   )
   steps, best = checkpointer.steps(), checkpointer.best_step()
   checkpointer.close()
@@ -96,7 +96,9 @@ def _place(folder: Path) -> tuple[Path, str | None]:
       f"config.init_from names {folder}, a run without checkpoints"
     )
   step = steps[-1] if best is None else best
-  return folder / "checkpoints" / str(step) / "state", "params"
+  # What was evaluated when it was found the best; not in configs of old runs.
+  part = "params" if config.get("ema_decay") is None else "ema"
+  return folder / "checkpoints" / str(step) / "state", part
 
 
 def _resized(array: np.ndarray, ours: Any) -> np.ndarray:
@@ -104,6 +106,14 @@ def _resized(array: np.ndarray, ours: Any) -> np.ndarray:
   if array.shape[:1] == ours.shape[:1]:
     return array
   return array[nearest_indices(array.shape[0], ours.shape[0])]
+
+
+def _placed(array: np.ndarray, ours: jax.Array) -> jax.Array:
+  """The array in the dtype of ours, each device with its part of it."""
+  array = array.astype(ours.dtype)
+  return jax.make_array_from_callback(
+    ours.shape, ours.sharding, lambda index: array[index]
+  )
 
 
 def _check(

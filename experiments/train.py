@@ -137,7 +137,7 @@ def _fit(
   finally:
     writer.close()
     checkpointer.close()
-  return state.params
+  return state.eval_params
 
 
 if __name__ == "__main__":

@@ -29,6 +29,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Sizes of the axes of the devices; -1: what is left over. The batch is split
   # over both, parameters and moments over `fsdp` only.
   config.mesh = {"data": -1, "fsdp": 1}
+  # Decay of an average of the parameters, such as 0.999, which is what is then
+  # evaluated and what others start from; None: off.
+  config.ema_decay = config_dict.placeholder(float)
 
   config.data = {
     "name": "multimodal_digits",

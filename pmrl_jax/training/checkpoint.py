@@ -9,17 +9,22 @@ from typing import Any, NamedTuple
 import grain
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 
+from pmrl_jax.training.fingerprint import fingerprint
 from pmrl_jax.training.state import TrainState
 
 _log = logging.getLogger(__name__)
 _policies = ocp.checkpoint_managers
+_LISTED = 10  # differences that a message lists
 
 
 class CheckpointError(RuntimeError):
   """No checkpoint of a run can be used."""
+
+
+class _OtherState(CheckpointError):
+  """A checkpoint is whole, and of another model or optimizer."""
 
 
 class Restored(NamedTuple):
@@ -137,9 +142,9 @@ class Checkpointer:
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
+        state=ocp.args.StandardSave(_saved_form(state)),
         data=grain.checkpoint.CheckpointSave(iterator),
-        fingerprint=ocp.args.JsonSave(_fingerprint(state)),
+        fingerprint=ocp.args.JsonSave(fingerprint(state)),
       ),
       metrics=dict(metrics) if metrics else None,
       force=True,
@@ -152,7 +157,8 @@ class Checkpointer:
 
     Args:
       abstract_state: Shapes, dtypes and shardings of the state, as arrays or
-        `jax.ShapeDtypeStruct`.
+        `jax.ShapeDtypeStruct`. It may lie on other devices, and be split over
+        them in another way, than when it was saved.
       iterator: The data iterator; its position is set.
 
     Returns:
@@ -161,12 +167,15 @@ class Checkpointer:
       older one was restored.
 
     Raises:
-      CheckpointError: If there are checkpoints, and none of them is whole.
+      CheckpointError: If there are checkpoints, and none of them is whole, or
+        the newest is of another model.
     """
     failures: dict[int, str] = {}
     for step in reversed(self.steps()):
       try:
         state = self.restore_step(step, abstract_state, iterator)
+      except _OtherState:
+        raise  # so are those before
       except Exception as error:  # orbax and its readers raise many types
         failures[step] = f"checkpoint {step}: {_first_line(error)}"
         _log.warning("damaged %s; trying the one before", failures[step])
@@ -197,23 +206,26 @@ class Checkpointer:
       The state.
 
     Raises:
-      CheckpointError: If the content is not what was saved. What orbax raises
-        for unreadable files is passed on.
+      CheckpointError: If the content is not what was saved, or is a state of
+        another model. What orbax raises for unreadable files is passed on.
     """
+    abstract_state = jax.tree.map(
+      ocp.utils.to_shape_dtype_struct, abstract_state
+    )
+    self._check_fits(step, abstract_state)
     items = {
-      "state": ocp.args.StandardRestore(
-        jax.tree.map(ocp.utils.to_shape_dtype_struct, abstract_state)
-      ),
+      "state": ocp.args.StandardRestore(_saved_form(abstract_state)),
       "fingerprint": ocp.args.JsonRestore(),
     }
     if iterator is not None:
       items["data"] = grain.checkpoint.CheckpointRestore(iterator)
     restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-    if restored["fingerprint"] != _fingerprint(restored["state"]):
+    state = abstract_state._replace(**restored["state"])
+    if restored["fingerprint"] != fingerprint(state):
       raise CheckpointError(
         "the values differ from those that were saved (fingerprint mismatch)"
       )
-    return restored["state"]
+    return state
 
   def wait(self) -> None:
     """Waits until what is being saved is on disk."""
@@ -223,6 +235,30 @@ class Checkpointer:
     """Waits, and frees the threads."""
     self._manager.close()
 
+  def _check_fits(self, step: int, abstract_state: TrainState) -> None:
+    """Checks names, shapes and dtypes before anything is read."""
+    metadata = self._manager.item_metadata(step)["state"]
+    if metadata is None:
+      return  # unreadable, which restoring explains
+    theirs = _specs(metadata.tree)
+    ours = _specs(_saved_form(abstract_state))
+    differing = [
+      f"{name}: {theirs.get(name, 'absent')} there, "
+      f"{ours.get(name, 'absent')} in this run"
+      for name in sorted(ours | theirs)
+      if ours.get(name) != theirs.get(name)
+    ]
+    if differing:
+      more = len(differing) - _LISTED
+      raise _OtherState(
+        f"checkpoint {step} in {self._folder} is of another model or "
+        f"optimizer; {len(differing)} of its arrays and of this run's differ:"
+        + "".join(f"\n  {line}" for line in differing[:_LISTED])
+        + (f"\n  and {more} more" if more > 0 else "")
+        + "\nGo back to the config that it was trained with, or start in "
+        "another workdir; config.init_from takes parameters alone"
+      )
+
   def _set_aside(self, step: int) -> None:
     target = self._folder.with_name(self._folder.name + "-damaged")
     target.mkdir(exist_ok=True)
@@ -231,32 +267,21 @@ class Checkpointer:
     self._manager.reload()
 
 
-@jax.jit
-def _checksums(tree: Any) -> jax.Array:
-  """uint32 `[leaf]`: a position-dependent sum of each leaf's bits.
+def _saved_form(state: TrainState) -> dict[str, Any]:
+  """The fields that there are: without an average no checkpoint has the key.
 
-  Integer sums do not depend on the order, hence not on the sharding.
+  For orbax a None is a leaf, which is missing where older versions saved.
   """
-
-  def checksum(x: jax.Array) -> jax.Array:
-    unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
-    if x.dtype == jnp.bool_:
-      bits = x.astype(unsigned)
-    else:
-      bits = jax.lax.bitcast_convert_type(x, unsigned)
-    position = jnp.arange(x.size, dtype=jnp.uint32).reshape(x.shape)
-    weights = 2 * position * jnp.uint32(2654435761) + 1  # odd: no bit is lost
-    return jnp.sum(bits.astype(jnp.uint32) * weights, dtype=jnp.uint32)
-
-  return jnp.stack([checksum(x) for x in jax.tree.leaves(tree)])
+  return {k: x for k, x in state._asdict().items() if x is not None}
 
 
-def _fingerprint(state: TrainState) -> dict[str, int]:
-  """Checksums of the leaves by their path in the tree."""
-  paths = jax.tree_util.tree_flatten_with_path(state)[0]
-  sums = np.asarray(_checksums(state)).tolist()
+def _specs(tree: Any) -> dict[str, str]:
+  """Shape and dtype of every array by its path, as text."""
   return {
-    jax.tree_util.keystr(path): value for (path, _), value in zip(paths, sums)
+    jax.tree_util.keystr(path, simple=True, separator="/"): (
+      f"{jnp.dtype(x.dtype).name}{list(x.shape)}"
+    )
+    for path, x in jax.tree.leaves_with_path(tree)
   }
 
 

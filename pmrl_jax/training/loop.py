@@ -96,7 +96,7 @@ def fit(
   with _signals() as received, _Progress(schedule.steps, start) as progress:
     if start == 0:  # where the curves begin
       with progress.paused():
-        writer.write("eval", 0, evaluate(state.params))
+        writer.write("eval", 0, evaluate(state.eval_params))
     for step in range(start + 1, schedule.steps + 1):
       batch = next(iterator)
       state, metrics = train_step(state, to_device(batch))
@@ -116,7 +116,7 @@ def fit(
       if last or step % schedule.eval_every == 0:
         _check(batch, metrics, state, max_skipped, failure_folder)
         with progress.paused():
-          results = evaluate(state.params)
+          results = evaluate(state.eval_params)
         writer.write("eval", step, results)
         progress.report(step, results)
       # Looked at once: a signal after this line waits for the next step.

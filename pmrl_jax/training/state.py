@@ -18,16 +18,30 @@ class TrainState(NamedTuple):
   opt_state: optax.OptState
   skipped: jax.Array  # int32 [], steps skipped since the start of the run
   skipped_in_a_row: jax.Array  # int32 [], skipped since the last good step
+  ema: Any = None  # exponential moving average of the parameters, or None
+
+  @property
+  def eval_params(self) -> Any:
+    """The parameters to measure and to keep: the average, where there is one.
+
+    Training itself always goes on from `params`.
+    """
+    return self.params if self.ema is None else self.ema
 
 
 def create_state(
-  params: Any, optimizer: optax.GradientTransformation
+  params: Any, optimizer: optax.GradientTransformation, *, ema: bool = False
 ) -> TrainState:
   """The state before the first step.
+
+  Large states are made where they belong, never whole on one device:
+  `jax.jit(..., out_shardings=state_shardings(shapes, mesh))` around this and
+  the initialisation of the parameters.
 
   Args:
     params: Initial parameters.
     optimizer: The optimizer that will change them.
+    ema: Whether an average of the parameters is kept, which starts with them.
 
   Returns:
     The state.
@@ -37,4 +51,11 @@ def create_state(
   def zero() -> jax.Array:
     return jnp.zeros((), jnp.int32)
 
-  return TrainState(zero(), params, optimizer.init(params), zero(), zero())
+  return TrainState(
+    step=zero(),
+    params=params,
+    opt_state=optimizer.init(params),
+    skipped=zero(),
+    skipped_in_a_row=zero(),
+    ema=jax.tree.map(jnp.copy, params) if ema else None,
+  )

@@ -33,6 +33,8 @@ def make_train_step(
   seed: int,
   max_skipped: int,
   mesh: Mesh,
+  shardings: TrainState | None = None,
+  ema_decay: float | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Compiles the training step; its state argument is donated.
 
@@ -47,7 +49,12 @@ def make_train_step(
     schedule: The learning rate by step, for the metrics.
     seed: Seed of dropout and augmentation.
     max_skipped: Skipped steps in a row after which the state stands still.
-    mesh: The devices; the batch is split over them, the state is replicated.
+    mesh: The devices; the batch is split over them.
+    shardings: How the state lies on them, before and after the step; see
+      `state_shardings`. None: a copy on each.
+    ema_decay: Decay of the average of the parameters, `state.ema`, over steps
+      that are not skipped: `ema = decay * ema + (1 - decay) * params`. None:
+      there is none.
 
   Returns:
     `step(state, batch) -> (state, metrics)`, where the metrics are scalars:
@@ -55,10 +62,16 @@ def make_train_step(
     `learning_rate`, `skipped` and `skipped_in_a_row`.
 
   Raises:
-    ValueError: If `max_skipped` is not positive.
+    ValueError: If `max_skipped` is not positive or `ema_decay` not between 0
+      and 1; when called, if there is a decay and no average or the reverse.
   """
   if max_skipped < 1:
     raise ValueError(f"max_skipped must be at least 1, got {max_skipped}")
+  if ema_decay is not None and not 0 < ema_decay < 1:
+    raise ValueError(
+      f"ema_decay must be between 0 and 1, such as 0.999, or None for no "
+      f"average, got {ema_decay}"
+    )
   root_key = jax.random.key(seed)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -66,6 +79,9 @@ def make_train_step(
     (loss, terms), grads = jax.value_and_grad(objective, has_aux=True)(
       state.params, batch, key
     )
+    if shardings is not None:
+      # Each device sums the part that it keeps, instead of all of it.
+      grads = jax.lax.with_sharding_constraint(grads, shardings.params)
     grad_norm = optax.tree.norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -78,6 +94,7 @@ def make_train_step(
       opt_state=_choose(finite, opt_state, state.opt_state),
       skipped=state.skipped + (~finite).astype(jnp.int32),
       skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+      ema=_choose(finite, _averaged(state.ema, params, ema_decay), state.ema),
     )
     new_state = _choose(halted, state, moved)
     metrics = {
@@ -92,13 +109,27 @@ def make_train_step(
     }
     return new_state, metrics
 
-  copies, split = replicated(mesh), batch_sharding(mesh)
+  copies = replicated(mesh)
+  placed = copies if shardings is None else shardings
   return jax.jit(
     train_step,
     donate_argnums=0,
-    in_shardings=(copies, split),
-    out_shardings=(copies, copies),
+    in_shardings=(placed, batch_sharding(mesh)),
+    out_shardings=(placed, copies),
   )
+
+
+def _averaged(ema: Any, params: Any, decay: float | None) -> Any:
+  """The average after a step, or None."""
+  if (ema is None) != (decay is None):
+    raise ValueError(
+      f"expected an average of the parameters in the state and its decay, or "
+      f"neither, got {'none' if ema is None else 'one'} and ema_decay={decay}; "
+      "create_state(..., ema=True) starts one"
+    )
+  if decay is None:
+    return None
+  return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, ema, params)
 
 
 def _choose(condition: jax.Array, first: Any, second: Any) -> Any:

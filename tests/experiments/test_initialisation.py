@@ -2,6 +2,7 @@
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -26,6 +27,7 @@ def folder(tmp_path):
 
 
 def replaced(folder, params, model=MODEL):
+  params = jax.tree.map(jnp.asarray, params)
   return initialisation.replaced(params, [str(folder)], model)
 
 
