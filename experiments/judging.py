@@ -24,6 +24,7 @@ class Judge(NamedTuple):
 def build_judge(model: Any, mesh: Mesh) -> Judge:
   """Compiles what runs on the devices, once for every shape."""
 
+  @training.replicated_jit(mesh, static_argnames="names")
   def features(params: Any, encoded: Any, names: tuple) -> jax.Array:
     values, _ = model.apply(
       {"params": params}, encoded, names, method="feature"
@@ -48,9 +49,7 @@ def build_judge(model: Any, mesh: Mesh) -> Judge:
     )
     return jax.nn.softmax(logits.astype(jnp.float32))[:, 1]
 
-  return Judge(
-    jax.jit(features, static_argnames="names"), condition, probabilities
-  )
+  return Judge(features, condition, probabilities)
 
 
 def judge_pairs(

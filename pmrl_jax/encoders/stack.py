@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 # What the backward pass keeps of the forward pass of a block, from all to
 # nothing; the rest is computed again.
@@ -53,6 +54,10 @@ def apply_blocks(
   Returns:
     What the last block returns.
 
+  Where the mesh in context has an axis `fsdp`, over which parameters are
+  split, those of one block at a time are gathered; see
+  `training.gather_for`.
+
   Raises:
     ValueError: If the policy is unknown.
   """
@@ -64,6 +69,10 @@ def apply_blocks(
   def body(block: nn.Module, x: jax.Array, per_layer: Any) -> tuple[Any, None]:
     return block(x, per_layer, **shared), None
 
+  if "fsdp" in jax.sharding.get_abstract_mesh().axis_names:
+    # Under `remat`, so that gathered parameters are not kept for the backward
+    # pass.
+    body = nn.map_variables(body, "params", _gathered)
   if remat != "none":
     # A loop cannot be merged with its forward pass anyway.
     body = nn.remat(
@@ -77,6 +86,11 @@ def apply_blocks(
     unroll=1 if scan_layers else depth,
   )
   return blocks(block, x, per_layer)[0]
+
+
+def _gathered(params: Any) -> Any:
+  """The parameters of a block, whole on every device."""
+  return jax.lax.with_sharding_constraint(params, PartitionSpec())
 
 
 def drop_path(

@@ -21,6 +21,7 @@ from pmrl_jax.training.optimizer import PUBLISHED_OPTIMIZER, make_optimizer
 from pmrl_jax.training.params import load_params, params_shapes, save_params
 from pmrl_jax.training.sharding import (
   check_batch_size,
+  gather_for,
   make_mesh,
   replicate,
   replicated_jit,
@@ -45,6 +46,7 @@ __all__ = [
   "check_schedule",
   "create_state",
   "fit",
+  "gather_for",
   "load_params",
   "make_matching_objective",
   "make_mesh",

@@ -7,6 +7,7 @@ every large array, and gathers a layer when it computes it. The compiler
 inserts the collectives, so the same program runs on one device and on many.
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,13 +24,16 @@ _DEFAULT = {"data": -1, "fsdp": 1}
 # memory is worth.
 MIN_SPLIT_SIZE = 2**16
 
+# Paths of layers that are stacked, as `encoders.apply_blocks` does.
+_STACKED = r"(^|/)blocks/"
+
 # Which axes of an array may be split over `fsdp`, by its path; the first
 # pattern that is found counts. Of these axes it is the longest that the size
 # of `fsdp` divides. Moments of the optimizer and averages have the paths of
 # their parameters at the end of their own, hence are split alike.
 _RULES = (
   # [layer, ...]: a loop over layers takes one at a time.
-  (r"(^|/)blocks/", slice(1, None)),
+  (_STACKED, slice(1, None)),
   # [row, width]: rows are looked up, and each device finds its part of them.
   (r"(^|[/_])embeddings?$", slice(-1, None)),
   # [..., position, width]: added to tokens of that width.
@@ -138,10 +142,14 @@ def state_shardings(state: Any, mesh: Mesh) -> Any:
   """
 
   def sharding(path: Any, array: Any) -> NamedSharding:
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    return NamedSharding(mesh, _spec(name, array.shape, mesh.shape["fsdp"]))
+    spec = _spec(_name(path), array.shape, mesh.shape["fsdp"])
+    return NamedSharding(mesh, spec)
 
   return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def _name(path: Any) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _spec(name: str, shape: Sequence[int], fsdp: int) -> PartitionSpec:
@@ -157,6 +165,38 @@ def _spec(name: str, shape: Sequence[int], fsdp: int) -> PartitionSpec:
   # Of equally long ones the last.
   split = max(candidates, key=lambda axis: (shape[axis], axis))
   return PartitionSpec(*([None] * split), "fsdp")
+
+
+def gather_for(function: Callable, mesh: Mesh) -> Callable:
+  """Has split parameters gathered where they are used.
+
+  Otherwise the compiler may find it cheaper to split every product by its
+  features, and to gather all instances on every device instead. Of stacked
+  layers one at a time is gathered, which `encoders.apply_blocks` does where a
+  mesh is in context.
+
+  Args:
+    function: `(params, ...) -> ...`, such as an objective.
+    mesh: The mesh that the parameters are split over.
+
+  Returns:
+    The function; as it is, if nothing is split.
+  """
+  if mesh.shape["fsdp"] == 1:
+    return function
+
+  def gather(path: Any, array: jax.Array) -> jax.Array:
+    if re.search(_STACKED, _name(path)):
+      return array
+    return jax.lax.with_sharding_constraint(array, replicated(mesh))
+
+  @functools.wraps(function)
+  def gathering(params: Any, *args: Any, **kwargs: Any) -> Any:
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      whole = jax.tree_util.tree_map_with_path(gather, params)
+      return function(whole, *args, **kwargs)
+
+  return gathering
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
@@ -199,13 +239,18 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
   return jax.device_put(tree, replicated(mesh))
 
 
-def replicated_jit(mesh: Mesh) -> Callable[[Callable], Callable]:
+def replicated_jit(
+  mesh: Mesh, **options: Any
+) -> Callable[[Callable], Callable]:
   """`jax.jit` for functions whose result every process wants whole.
 
   Args:
     mesh: The mesh of the arguments, however they are sharded.
+    **options: Of `jax.jit`.
 
   Returns:
-    A decorator.
+    A decorator of functions `(params, ...) -> ...`; see `gather_for`.
   """
-  return lambda function: jax.jit(function, out_shardings=replicated(mesh))
+  return lambda function: jax.jit(
+    gather_for(function, mesh), out_shardings=replicated(mesh), **options
+  )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from pmrl_jax.training.sharding import batch_sharding, replicated
+from pmrl_jax.training.sharding import batch_sharding, gather_for, replicated
 from pmrl_jax.training.state import TrainState
 
 # A batch as the model and the loss see it: a tree of arrays [batch, ...].
@@ -73,12 +73,11 @@ def make_train_step(
       f"average, got {ema_decay}"
     )
   root_key = jax.random.key(seed)
+  gradient = jax.value_and_grad(gather_for(objective, mesh), has_aux=True)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(root_key, state.step)
-    (loss, terms), grads = jax.value_and_grad(objective, has_aux=True)(
-      state.params, batch, key
-    )
+    (loss, terms), grads = gradient(state.params, batch, key)
     if shardings is not None:
       # Each device sums the part that it keeps, instead of all of it.
       grads = jax.lax.with_sharding_constraint(grads, shardings.params)
