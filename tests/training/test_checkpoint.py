@@ -1,5 +1,8 @@
 """Checkpoints: exact restore, retention, damage, other device counts."""
 
+from typing import Any, NamedTuple
+from unittest import mock
+
 import chex
 import grain
 import jax
@@ -176,3 +179,85 @@ def test_options_out_of_range_are_explained(tmp_path):
     training.Checkpointer(tmp_path, keep=0)
   with pytest.raises(ValueError, match="'max' or 'min', got 'most'"):
     training.Checkpointer(tmp_path, best_mode="most")
+
+
+def _on_mesh(state, axes, devices=8):
+  mesh = training.make_mesh({"data": -1, **axes}, jax.devices()[:devices])
+  return jax.device_put(state, training.state_shardings(state, mesh))
+
+
+def test_restores_onto_another_mesh(tmp_path, monkeypatch):
+  monkeypatch.setattr(training.sharding, "MIN_SPLIT_SIZE", 8)
+  saved = training.create_state(
+    {"w": jax.random.normal(jax.random.key(0), (16, 8))},
+    optax.adamw(0.1),
+    ema=True,
+  )
+  checkpointer = training.Checkpointer(tmp_path / "c")
+  checkpointer.save(1, _on_mesh(saved, {"data": 8}), _iterator())
+  checkpointer.save(2, _on_mesh(saved, {"fsdp": 8}), _iterator())
+  checkpointer.wait()
+  for step in (1, 2):
+    for axes, devices, part in (
+      ({"fsdp": 2}, 8, (8, 8)),
+      ({"fsdp": 8}, 8, (2, 8)),
+      ({}, 1, (16, 8)),
+    ):
+      wanted = _on_mesh(jax.tree.map(jnp.zeros_like, saved), axes, devices)
+      state = checkpointer.restore_step(step, wanted)
+      chex.assert_trees_all_equal(state, saved)
+      for tree in (state.params, state.ema, state.opt_state[0].nu):
+        assert tree["w"].sharding == wanted.params["w"].sharding
+        assert tree["w"].addressable_shards[0].data.shape == part
+  checkpointer.close()
+
+
+def test_checkpoints_from_before_there_were_averages_restore(tmp_path):
+  """An older version saved the same fields, but `ema`."""
+
+  class Old(NamedTuple):
+    step: Any
+    params: Any
+    opt_state: Any
+    skipped: Any
+    skipped_in_a_row: Any
+
+  old = Old(*_state(4)[:5])
+  old_form = mock.patch.object(
+    training.checkpoint, "_saved_form", lambda state: state
+  )
+  checkpointer = training.Checkpointer(tmp_path / "c")
+  with old_form:
+    checkpointer.save(4, old, _iterator())
+    checkpointer.wait()
+  checkpointer.close()
+  restored, _ = _restore(tmp_path / "c")
+  assert restored.step == 4 and restored.state.ema is None
+  chex.assert_trees_all_equal(restored.state, _state(4))
+
+
+def test_checkpoint_of_another_model_names_what_differs(tmp_path):
+  _save(tmp_path / "c", [3, 5])
+  params = {
+    "w": jnp.zeros((8, 6)),
+    "half": jnp.zeros((8,), jnp.float32),
+    "more": jnp.zeros(2),
+  }
+  other = training.create_state(params, optax.sgd(0.1))
+  checkpointer = training.Checkpointer(tmp_path / "c")
+  with pytest.raises(training.CheckpointError) as info:
+    checkpointer.restore(other, _iterator())
+  checkpointer.close()
+  message = str(info.value)
+  for part in (
+    "checkpoint 5 in",
+    "of another model or optimizer",
+    "params/w: float32[8, 4] there, float32[8, 6] in this run",
+    "params/half: bfloat16[8] there, float32[8] in this run",
+    "params/more: absent there, float32[2] in this run",
+    "opt_state/0/mu/w: float32[8, 4] there, absent in this run",
+  ):
+    assert part in message
+  # It is not damaged.
+  assert not (tmp_path / "c-damaged").exists()
+  assert (tmp_path / "c" / "5").is_dir()

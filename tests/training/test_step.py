@@ -33,7 +33,9 @@ def _objective(params, batch, key):
   return loss.loss, {"alignment": loss.alignment, "instance": loss.instance}
 
 
-def _setup(devices=1, max_skipped=3, seed=0, objective=_objective):
+def _setup(
+  devices=1, max_skipped=3, seed=0, objective=_objective, ema_decay=None
+):
   mesh = training.make_mesh(devices=jax.devices()[:devices])
   optimizer, schedule = training.make_optimizer(
     learning_rate=0.01, steps=20, warmup_steps=2, weight_decay=0.01
@@ -45,8 +47,9 @@ def _setup(devices=1, max_skipped=3, seed=0, objective=_objective):
     seed=seed,
     max_skipped=max_skipped,
     mesh=mesh,
+    ema_decay=ema_decay,
   )
-  state = training.create_state(_params(), optimizer)
+  state = training.create_state(_params(), optimizer, ema=ema_decay is not None)
   return step, training.replicate(state, mesh), mesh
 
 
@@ -145,6 +148,35 @@ def test_state_stands_still_after_too_many_skipped_steps():
   assert int(broken.step) == 2 and int(broken.skipped_in_a_row) == 2
   state, _ = step(state, training.shard_batch(_batch(1), mesh))
   chex.assert_trees_all_equal(jax.device_get(state), broken)
+
+
+def test_average_follows_the_steps_that_are_not_skipped():
+  step, state, mesh = _setup(ema_decay=0.75)
+  expected = np.array(state.ema["w"])
+  np.testing.assert_array_equal(expected, state.params["w"])
+  for number in range(4):
+    bad = number == 1
+    batch = training.shard_batch(_batch(number, bad), mesh)
+    state, metrics = step(state, batch)
+    if not bad:
+      expected = 0.75 * expected + 0.25 * np.asarray(state.params["w"])
+    np.testing.assert_allclose(state.ema["w"], expected, rtol=1e-5)
+  assert int(metrics["skipped"]) == 1
+  assert not np.allclose(expected, state.params["w"], rtol=1e-4)
+  assert state.eval_params is state.ema
+
+
+def test_average_and_its_decay_belong_together():
+  step, state, mesh = _setup(ema_decay=0.75)
+  batch = training.shard_batch(_batch(), mesh)
+  with pytest.raises(ValueError, match="got none and ema_decay=0.75"):
+    step(state._replace(ema=None), batch)
+  with pytest.raises(ValueError, match="between 0 and 1, such as 0.999"):
+    _setup(ema_decay=1.0)
+  step, state, mesh = _setup()
+  assert state.eval_params is state.params
+  with pytest.raises(ValueError, match="got one and ema_decay=None"):
+    step(state._replace(ema=state.params), batch)
 
 
 def test_weight_decay_spares_biases_and_scales():
