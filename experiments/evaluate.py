@@ -129,6 +129,7 @@ def evaluate(
   """
   config = workdirs.read_config(folder)
   _prepare(config, output, allow_missing)
+  _fit_mesh(config)
   if not (folder / "checkpoints").is_dir():
     raise FileNotFoundError(f"{folder} has no checkpoints yet; train it first")
   checkpointer = build.build_checkpointer(config, folder, read_only=True)
@@ -160,6 +161,15 @@ def _prepare(
       config.evaluation.allow_missing = allow_missing
   if output.is_file():
     raise ValueError(f"--output is a file, {output}; choose a folder")
+
+
+def _fit_mesh(config: ml_collections.ConfigDict) -> None:
+  """Splits parameters over the devices here, if the run's mesh has others."""
+  try:
+    training.make_mesh(config.get("mesh"))
+  except ValueError:
+    with config.unlocked():
+      config.mesh = {"data": 1, "fsdp": -1}
 
 
 def _allow_missing(strict: bool | None, allow: bool | None) -> bool | None:
