@@ -57,7 +57,6 @@ def by_hand(case: StepCase) -> dict[str, float]:
   size, b = SIZES[case.size], case.batch
   frames, patches = b * size.num_frames, size.vision_tokens() - 1
   seen, heard = size.vision_tokens(), size.audio_tokens()
-  # A condition for each text.
   condition = size.num_frames * seen + heard + size.subtitle_length
   widths = (size.vision.width, size.audio.width, size.text.width)
   text, (v, a, s) = size.text.width, widths
@@ -79,7 +78,10 @@ def by_hand(case: StepCase) -> dict[str, float]:
     ),
     "matching": (
       _tower(size.text, 3 * b, size.caption_length)
-      + _cross_attention(size.text, 3 * b, size.caption_length, condition)
+      # Three texts read two conditions: two of them read the same one.
+      + _cross_attention(
+        size.text, (3 * b, size.caption_length), (2 * b, condition)
+      )
       + _TRAINED * 3 * b * (text**2 + 2 * text)
     ),
     "heads": (
@@ -102,12 +104,18 @@ def _tower(tower: Tower, sequences: int, length: int) -> int:
 
 
 def _cross_attention(
-  tower: Tower, sequences: int, queries: int, keys: int
+  tower: Tower, texts: tuple[int, int], conditions: tuple[int, int]
 ) -> int:
-  """The cross-attention of all layers: half its weights see the condition."""
-  w = tower.width
-  weights = _TRAINED * sequences * (queries + keys) * 2 * w * w
-  attention = 2 * _TRAINED * sequences * queries * keys * w
+  """The cross-attention of all layers: half its weights see conditions.
+
+  Args:
+    tower: The text encoder.
+    texts: How many, and how long; each reads one condition.
+    conditions: How many, and how long.
+  """
+  w, (num_texts, length), (num, tokens) = tower.width, texts, conditions
+  weights = _TRAINED * (num_texts * length + num * tokens) * 2 * w * w
+  attention = 2 * _TRAINED * num_texts * length * tokens * w
   return tower.depth * (weights + attention)
 
 

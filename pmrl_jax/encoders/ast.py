@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pmrl_jax.encoders.activations import gelu
 from pmrl_jax.encoders.attention import check_heads
 from pmrl_jax.encoders.stack import apply_blocks
 
@@ -232,9 +233,7 @@ class AstBlock(nn.Module):
     x = x + nn.Dropout(self.dropout_rate, deterministic=not train)(y)
     y = _norm("mlp_norm", types)(x)
     y = nn.Dense(self.mlp_width, **layer, name="mlp_in")(y)
-    y = nn.Dense(x.shape[-1], **layer, name="mlp_out")(
-      nn.gelu(y, approximate=False)
-    )
+    y = nn.Dense(x.shape[-1], **layer, name="mlp_out")(gelu(y))
     x = x + nn.Dropout(self.dropout_rate, deterministic=not train)(y)
     self.sow("intermediates", "block_out", x)
     return x

@@ -1,7 +1,7 @@
 """Attention by heads, as the encoders share it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -52,3 +52,53 @@ def attend(
   if dropout is not None:
     weights = dropout(weights)
   return jnp.einsum("bhqk,bhkd->bhqd", weights, v).transpose(0, 2, 1, 3)
+
+
+def attend_by_groups(
+  query: jax.Array,
+  key: jax.Array,
+  value: jax.Array,
+  reads: Sequence[int],
+  *,
+  bias: jax.Array | None = None,
+  dropout: Callable[[jax.Array], jax.Array] | None = None,
+) -> jax.Array:
+  """`attend`, where several queries may read the same keys and values.
+
+  Of every group, the queries that read the same source are one longer query:
+  the source is neither projected nor copied for each of them.
+
+  Args:
+    query: `[groups · len(reads), query, head, dim]`.
+    key: `[groups · sources, key, head, dim]`, with `max(reads) + 1` sources.
+    value: Likewise.
+    reads: Which source of its group each query of the group reads.
+    bias: Optional float32, `[groups · sources, 1 or head, 1, key]`. With one
+      query to a source the third axis may be that of the query.
+    dropout: See `attend`.
+
+  Returns:
+    `[groups · len(reads), query, head, dim]`.
+  """
+  if list(reads) == [0]:
+    return attend(query, key, value, bias=bias, dropout=dropout)
+  num_sources = max(reads) + 1
+  groups = len(key) // num_sources
+  queries = query.reshape(groups, len(reads), *query.shape[1:])
+
+  def of_source(x: jax.Array, source: int) -> jax.Array:
+    return x.reshape(groups, num_sources, *x.shape[1:])[:, source]
+
+  results: dict[int, jax.Array] = {}
+  for source in range(num_sources):
+    rows = [row for row, read in enumerate(reads) if read == source]
+    y = attend(
+      jnp.concatenate([queries[:, row] for row in rows], axis=1),
+      of_source(key, source),
+      of_source(value, source),
+      bias=None if bias is None else of_source(bias, source),
+      dropout=dropout,
+    )
+    results |= zip(rows, jnp.split(y, len(rows), axis=1))
+  in_order = [results[row] for row in range(len(reads))]
+  return jnp.stack(in_order, axis=1).reshape(query.shape)

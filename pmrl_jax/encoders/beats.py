@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pmrl_jax.encoders.activations import gelu
 from pmrl_jax.encoders.positional_convolution import PositionalConvolution
 from pmrl_jax.encoders.relative_attention import (
   GatedRelativeAttention,
@@ -266,7 +267,7 @@ class BeatsBlock(nn.Module):
     y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
     x = _norm("attention_norm", types)(self.residual_scale * x + y)
     y = nn.Dense(self.mlp_width, kernel_init=init, **types, name="mlp_in")(x)
-    y = nn.gelu(y, approximate=False)
+    y = gelu(y)
     y = nn.Dropout(self.activation_dropout_rate, deterministic=not train)(y)
     y = nn.Dense(x.shape[-1], kernel_init=init, **types, name="mlp_out")(y)
     y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)

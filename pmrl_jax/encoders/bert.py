@@ -5,11 +5,14 @@ caption with a condition (the tokens of other modalities) at its side, which
 every layer attends to.
 """
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pmrl_jax.encoders.activations import gelu
 from pmrl_jax.encoders.attention import check_heads
 from pmrl_jax.encoders.bert_layers import (
   INITIALIZER,
@@ -86,6 +89,7 @@ class Bert(nn.Module):
     where: jax.Array | None = None,
     condition: jax.Array | None = None,
     condition_where: jax.Array | None = None,
+    reads: Sequence[int] = (0,),
     train: bool,
   ) -> jax.Array:
     """Encodes texts.
@@ -95,9 +99,14 @@ class Bert(nn.Module):
       where: Bool `[batch, length]`, which tokens may be attended to, or
         `[batch, length, length]`, which the token of the first length may
         attend to; all of them, if not given.
-      condition: Optional `[batch, tokens, width]`.
-      condition_where: Bool `[batch, tokens]`, which tokens of the condition
+      condition: Optional `[conditions, tokens, width]`; as many as texts, if
+        `reads` is not given.
+      condition_where: Bool `[conditions, tokens]`, which tokens of a condition
         may be attended to; all of them (as published), if not given.
+      reads: Where texts share conditions, which are then looked at once:
+        texts come in groups of `len(reads)`, conditions in as many groups, of
+        `max(reads) + 1`, and text `i` of a group reads the condition
+        `reads[i]` of it.
       train: Whether dropout is on.
 
     Returns:
@@ -107,14 +116,15 @@ class Bert(nn.Module):
       TypeError: If the ids are no integers or a mask is not bool.
       ValueError: If a shape does not fit.
     """
-    self._check(ids, where, condition, condition_where)
+    reads = tuple(reads)
+    self._check(ids, where, condition, condition_where, reads)
     x = self._embed(ids, train=train)
     self.sow("intermediates", "hidden", x)
     if self.is_initializing():
       # All parameters exist, whatever the first call makes use of.
       self.logits(x)
       if self.cross_attention and condition is None:
-        condition = x
+        condition, reads = x, (0,)
     block = BertLayer(
       num_heads=self.num_heads,
       mlp_width=self.mlp_width,
@@ -135,6 +145,7 @@ class Bert(nn.Module):
       bias=scores_bias(where),
       condition=condition,
       condition_bias=scores_bias(condition_where),
+      reads=reads,
       train=train,
     )
 
@@ -177,6 +188,7 @@ class Bert(nn.Module):
     where: jax.Array | None,
     condition: jax.Array | None,
     condition_where: jax.Array | None,
+    reads: tuple[int, ...],
   ) -> None:
     """Raises what `__call__` documents."""
     check_heads(self.width, self.num_heads)
@@ -206,11 +218,14 @@ class Bert(nn.Module):
         "a condition is given, but the model has no cross-attention; make it "
         "with cross_attention=True"
       )
-    expected = (b, condition.shape[1] if condition.ndim > 1 else 1, self.width)
-    if condition.shape != expected:
+    num_conditions = _num_conditions(b, reads)
+    tokens = condition.shape[1] if condition.ndim > 1 else 1
+    if condition.shape != (num_conditions, tokens, self.width):
       raise ValueError(
-        f"condition must be [batch, tokens, width] = [{b}, any, {self.width}], "
-        f"got {list(condition.shape)}; project it to the width of the text"
+        "condition must be [conditions, tokens, width] = "
+        f"[{num_conditions}, any, {self.width}], got {list(condition.shape)}; "
+        "project it to the width of the text, and give one for each text, or "
+        "say by `reads` which texts share one"
       )
     _check_where("condition_where", condition_where, [condition.shape[:2]])
 
@@ -226,7 +241,7 @@ class _Predictions(nn.Module):
     """Returns float32 `[..., vocabulary]`; `embeddings` are the words'."""
     types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
     y = dense(hidden.shape[-1], "dense", types)(hidden)
-    y = layer_norm("norm", types)(nn.gelu(y, approximate=False))
+    y = layer_norm("norm", types)(gelu(y))
     bias = self.param(
       "bias", nn.initializers.zeros, (len(embeddings),), self.param_dtype
     )
@@ -237,6 +252,25 @@ class _Predictions(nn.Module):
       preferred_element_type=jnp.float32,
     )
     return scores + bias.reshape((1,) * (hidden.ndim - 1) + (-1,))
+
+
+def _num_conditions(num_texts: int, reads: tuple[int, ...]) -> int:
+  """How many conditions so many texts read.
+
+  Raises:
+    ValueError: If the texts do not fall into groups, or a condition is skipped.
+  """
+  if not reads or set(reads) != set(range(max(reads) + 1)):
+    raise ValueError(
+      "reads must name the conditions 0, 1, … of a group, none left out, got "
+      f"{list(reads)}"
+    )
+  if num_texts % len(reads):
+    raise ValueError(
+      f"the texts must come in groups of len(reads) = {len(reads)}, got "
+      f"{num_texts} texts"
+    )
+  return num_texts // len(reads) * (max(reads) + 1)
 
 
 def _check_where(

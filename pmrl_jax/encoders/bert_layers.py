@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from pmrl_jax.encoders.attention import attend
+from pmrl_jax.encoders.activations import gelu
+from pmrl_jax.encoders.attention import attend_by_groups
 
 INITIALIZER = nn.initializers.normal(0.02)
 
@@ -43,6 +44,7 @@ class BertLayer(nn.Module):
     bias: jax.Array | None,
     condition: jax.Array | None,
     condition_bias: jax.Array | None,
+    reads: tuple[int, ...],
     train: bool,
   ) -> jax.Array:
     """Returns the next tokens.
@@ -50,8 +52,9 @@ class BertLayer(nn.Module):
     Args:
       x: `[batch, length, width]`.
       bias: Of the self-attention's scores, see `scores_bias`.
-      condition: Optional `[batch, tokens, width]`.
+      condition: Optional `[conditions, tokens, width]`.
       condition_bias: Of the cross-attention's scores.
+      reads: Which conditions texts read, see `Bert`.
       train: Whether dropout is on.
 
     Returns:
@@ -67,9 +70,9 @@ class BertLayer(nn.Module):
     x = Attention(**attention, name="attention")(x, x, bias, train=train)
     if condition is not None:
       x = Attention(**attention, name="cross_attention")(
-        x, condition, condition_bias, train=train
+        x, condition, condition_bias, reads=reads, train=train
       )
-    y = nn.gelu(dense(self.mlp_width, "mlp_in", types)(x), approximate=False)
+    y = gelu(dense(self.mlp_width, "mlp_in", types)(x))
     y = dense(x.shape[-1], "mlp_out", types)(y)
     y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
     x = layer_norm("mlp_norm", types)(y + x)
@@ -100,32 +103,38 @@ class Attention(nn.Module):
     source: jax.Array,
     bias: jax.Array | None,
     *,
+    reads: tuple[int, ...] = (0,),
     train: bool,
   ) -> jax.Array:
     """Returns the tokens, informed by the source.
 
     Args:
       x: `[batch, queries, width]`.
-      source: `[batch, keys, width]`.
-      bias: Optional float32 `[batch, 1, 1 or queries, keys]`.
+      source: `[sources, keys, width]`.
+      bias: Optional float32 `[sources, 1, 1 or queries, keys]`.
+      reads: The queries come in groups of so many, the sources in groups too:
+        which source of its group each of the queries reads.
       train: Whether dropout is on.
 
     Returns:
       `[batch, queries, width]`.
     """
     types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-    b, length, width = x.shape
-    heads = (b, -1, self.num_heads, width // self.num_heads)
-    query = dense(width, "query", types)(x).reshape(heads)
-    key = dense(width, "key", types)(source).reshape(heads)
-    value = dense(width, "value", types)(source).reshape(heads)
-    y = attend(
+    width = x.shape[-1]
+    query, key, value = (
+      dense(width, name, types)(each).reshape(
+        *each.shape[:2], self.num_heads, width // self.num_heads
+      )
+      for name, each in (("query", x), ("key", source), ("value", source))
+    )
+    y = attend_by_groups(
       query,
       key,
       value,
+      reads,
       bias=bias,
       dropout=nn.Dropout(self.attention_dropout_rate, deterministic=not train),
-    ).reshape(b, length, width)
+    ).reshape(x.shape)
     y = dense(width, "out", types)(y)
     y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
     return layer_norm("norm", types)(y + x)

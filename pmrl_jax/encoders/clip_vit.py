@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pmrl_jax.encoders.activations import gelu
 from pmrl_jax.encoders.attention import check_heads
 from pmrl_jax.encoders.initializers import torch_bias, torch_kernel
 from pmrl_jax.encoders.patches import PatchTokens, drop_patches
@@ -211,7 +212,7 @@ class _Block(nn.Module):
     if self.quick_gelu:
       y = y * nn.sigmoid(1.702 * y)
     else:
-      y = nn.gelu(y, approximate=False)
+      y = gelu(y)
     x = x + dense(y, width, "mlp_out")
     self.sow("intermediates", "output", x)
     return x

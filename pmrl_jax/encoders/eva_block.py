@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pmrl_jax.encoders.activations import gelu
 from pmrl_jax.encoders.attention import attend
 from pmrl_jax.encoders.rotary import rotate
 from pmrl_jax.encoders.stack import drop_path
@@ -160,7 +161,7 @@ class _Mlp(nn.Module):
       gate = nn.Dense(self.hidden, kernel_init=normal, **types, name="gate")(x)
       y = nn.silu(gate) * y
     else:
-      y = nn.gelu(y, approximate=False)
+      y = gelu(y)
     if self.norm:
       y = eva_layer_norm(**types, name="norm")(y)
     width = x.shape[-1]

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from pmrl_jax.encoders.activations import gelu
+
 
 class PositionalConvolution(nn.Module):
   """Tells tokens where they are by a wide grouped convolution over them.
@@ -54,7 +56,7 @@ class PositionalConvolution(nn.Module):
       default=functools.partial(_directly, groups=self.groups),
     )
     y = y + bias.astype(self.dtype)[None, None]
-    return nn.gelu(y, approximate=False)
+    return gelu(y)
 
 
 def _directly(x: jax.Array, kernel: jax.Array, *, groups: int) -> jax.Array:

@@ -22,6 +22,10 @@ from pmrl_jax.training.step import Metrics, Objective
 
 Task = str | Iterable[str]
 
+# Of a text, itself again and another text: which of the two conditions, its
+# own and another one, each is read with.
+_READS = (0, 1, 0)
+
 
 def make_matching_objective(
   model: Any,
@@ -162,13 +166,14 @@ def _matcher(model: Any) -> Callable[..., jax.Array]:
 
   def match(params: Any, rows: dict[str, Any], key: jax.Array) -> jax.Array:
     shape = rows["ids"].shape[:2]
-    # Rows of an instance stay together, hence on its device.
+    # What belongs to an instance stays together, hence on its device.
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
     logits = model.apply(
       {"params": params},
       flat["ids"],
       flat["condition"],
       flat["where"],
+      reads=_READS,
       train=True,
       rngs={"dropout": key},
       method="match",
@@ -250,8 +255,10 @@ def _rows(
     draw: Draws negatives.
 
   Returns:
-    `[batch, row, ...]` of ids and conditions, and `exists` `[batch, row]`. The
-    rows: text and condition, another condition, another text.
+    `ids` `[batch, 3, length]`, the text twice and another one; `condition`
+    `[batch, 2, tokens, width]` and `where` `[batch, 2, tokens]`, its own and
+    another one; `exists` `[batch, 3]`, which rows there are. Which text reads
+    which condition is in `_READS`.
   """
   condition, seen = model.condition(encoded, names)
   caption, joint = jnp.moveaxis(jax.lax.stop_gradient(pair["features"]), 1, 0)
@@ -268,13 +275,10 @@ def _rows(
   exists = jnp.stack(
     [other_condition >= -1, other_condition >= 0, other_text >= 0], axis=1
   )
-  own = jnp.arange(texts.shape[0])
-  which_text = jnp.stack([own, own, other_text], axis=1)
-  which_condition = jnp.stack([own, other_condition, own], axis=1)
   return {
-    "ids": texts[which_text],
-    "condition": condition[which_condition],
-    "where": seen[which_condition],
+    "ids": jnp.stack([texts, texts, texts[other_text]], axis=1),
+    "condition": jnp.stack([condition, condition[other_condition]], axis=1),
+    "where": jnp.stack([seen, seen[other_condition]], axis=1),
     "exists": exists & both[:, None],
   }
 

@@ -173,6 +173,38 @@ def test_masked_tokens_of_the_condition_are_not_seen(golden, params, inputs):
   chex.assert_trees_all_close(masked, encode(module, params, cut), atol=1e-5)
 
 
+@pytest.mark.parametrize("reads", [(0, 1, 0), (1, 0, 1), (0, 0, 0)])
+def test_texts_that_share_a_condition_read_it_as_their_own(
+  golden, params, inputs, reads
+):
+  module = make(golden)
+  ids, where = (
+    jnp.concatenate([inputs[name], inputs[name][::-1]])
+    for name in ("ids", "where")
+  )
+  # Two groups of three texts.
+  conditions = inputs["condition"][jnp.array([0, 1, 2, 0])]
+  conditions = conditions[: 2 * (max(reads) + 1)]
+  seen = jnp.arange(19)[None] < jnp.array([[19], [11], [7], [15]])
+  seen = seen[: len(conditions)]
+  shared = {"condition": conditions, "condition_where": seen}
+  own = jnp.array(
+    [group * (max(reads) + 1) + read for group in (0, 1) for read in reads]
+  )
+
+  def value(params, options, **more):
+    inputs = {"ids": ids, "where": where, **options, **more}
+    y = module.apply({"params": params}, **inputs, train=False)
+    return jnp.mean(y * jnp.arange(y.size).reshape(y.shape) / y.size), y
+
+  grad = functools.partial(jax.value_and_grad, has_aux=True)
+  chex.assert_trees_all_close(
+    grad(functools.partial(value, reads=reads))(params, shared),
+    grad(value)(params, {name: x[own] for name, x in shared.items()}),
+    atol=1e-5,
+  )
+
+
 def test_a_text_without_any_visible_token_stays_finite(golden, params, inputs):
   module = make(golden)
   nothing = inputs | {"where": jnp.zeros((3, 14), bool)}
@@ -287,6 +319,10 @@ def test_init_makes_all_parameters_whatever_the_call(golden, params, inputs):
       ValueError,
       "without a condition",
     ),
+    ({"reads": (0, 1, 0)}, ValueError, r"conditions, tokens, width\] = \[2"),
+    ({"reads": (0, 0)}, ValueError, "groups of len\\(reads\\) = 2, got 3"),
+    ({"reads": (0, 2, 0)}, ValueError, r"none left out, got \[0, 2, 0\]"),
+    ({"reads": ()}, ValueError, r"none left out, got \[\]"),
   ],
 )
 def test_wrong_inputs_are_explained(

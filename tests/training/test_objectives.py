@@ -72,8 +72,10 @@ class Model:
   def _temperature(self, params):
     return params["temperature"]
 
-  def _match(self, params, ids, condition, where):
+  def _match(self, params, ids, condition, where, reads):
     seen = jnp.where(where[..., None], condition, 0).sum(axis=1)
+    groups = seen.reshape(-1, max(reads) + 1, seen.shape[-1])
+    seen = groups[:, jnp.array(reads)].reshape(-1, seen.shape[-1])
     read = params["words"][ids].mean(axis=1)
     return jnp.tanh(read * seen) @ params["matching_head"]
 

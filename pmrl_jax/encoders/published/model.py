@@ -6,7 +6,7 @@ has an embedding, and becomes tokens that the text encoder can look at, so that
 one can ask whether a text belongs to them, or let it write one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -240,21 +240,28 @@ class PMRLModel(nn.Module):
     condition: jax.Array,
     condition_where: jax.Array | None = None,
     *,
+    reads: Sequence[int] = (0,),
     train: bool = False,
   ) -> jax.Array:
     """Asks whether texts belong to conditions.
 
     Args:
       ids: Integer `[batch, length]`, 0 for padding.
-      condition: `[batch, tokens, width]`, see `condition`.
-      condition_where: Optional bool `[batch, tokens]`.
+      condition: `[conditions, tokens, width]`, see `condition`.
+      condition_where: Optional bool `[conditions, tokens]`.
+      reads: Which conditions texts share, see `Bert`; by default each text has
+        its own.
       train: Whether dropout is on.
 
     Returns:
       `[batch, 2]` logits of no and yes.
     """
     hidden = self._read(
-      ids, condition=condition, condition_where=condition_where, train=train
+      ids,
+      condition=condition,
+      condition_where=condition_where,
+      reads=reads,
+      train=train,
     )
     return self.matching_head(hidden[:, 0])
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pmrl_jax.encoders.activations import gelu
 from pmrl_jax.encoders.resize import nearest_indices
 
 
@@ -114,6 +115,6 @@ class MatchingHead(nn.Module):
       "param_dtype": self.param_dtype,
     }
     x = Linear(self.width, name="hidden", **dtypes)(x)
-    x = nn.gelu(x, approximate=False)
+    x = gelu(x)
     x = nn.LayerNorm(epsilon=1e-12, name="norm", **dtypes)(x)
     return Linear(2, name="output", **dtypes)(x)
