@@ -4,7 +4,9 @@ Exit codes: 0 done; 1 a bug or a broken machine (with a traceback), and of
 `prepare` that something is broken in what was to be checked; 2 a mistake in
 the flags, the config, the data or the workdir (one message);
 3 the loss or its gradient stopped being finite; 130 and 143 stopped by
-SIGINT or SIGTERM after saving, so the same command goes on from there.
+SIGINT or SIGTERM after saving, so the same command goes on from there. Of
+several processes all end with the code of the first that stopped; a process
+that JAX aborts, since the coordinator is gone, ends with 134.
 """
 
 import argparse
@@ -12,13 +14,16 @@ import difflib
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 import ml_collections
 from absl import app, flags, logging
 
+from experiments import cluster
 from pmrl_jax.training import CheckpointError, Interrupted, NonFiniteError
 
 MISTAKE = 2
@@ -57,17 +62,26 @@ def run(main: Callable[..., None], *, takes_arguments: bool = False) -> None:
     logging.set_verbosity(logging.ERROR)
     try:
       main(*([argv[1:]] if takes_arguments else []))
+      cluster.leave()
     except Interrupted as error:
-      print(f"{error}. The same command goes on from there.", file=sys.stderr)
+      cluster.leave()
+      if cluster.is_primary():
+        print(f"{error}. The same command goes on from there.", file=sys.stderr)
       sys.exit(128 + error.signal_number)
     except KeyboardInterrupt:  # while nothing was to be saved
       _fail("interrupted", code=128 + signal.SIGINT)
     except NonFiniteError as error:
       _fail(str(error), code=NON_FINITE)
     except (ValueError, TypeError, OSError, CheckpointError) as error:
-      if _DEBUG.value:
+      if _DEBUG.value and cluster.is_alone():
         raise
+      if _DEBUG.value:
+        traceback.print_exception(error)
       _fail(str(error))
+    except Exception as error:
+      if cluster.is_alone():
+        raise
+      _fail_together(error)
 
   app.run(guarded, flags_parser=_parse)
 
@@ -156,5 +170,14 @@ def leaves(
 
 
 def _fail(message: str, code: int = MISTAKE) -> NoReturn:
-  print(f"error: {message}", file=sys.stderr)
-  sys.exit(code)
+  print(f"{cluster.prefix()}{message}", file=sys.stderr)
+  cluster.stop(message, code)
+
+
+def _fail_together(error: Exception) -> NoReturn:
+  """Ends one of several processes after a bug, or a machine that broke."""
+  if isinstance(error, jax.errors.JaxRuntimeError):
+    # Most likely what this process does together with one that has stopped.
+    cluster.await_verdict()
+  traceback.print_exception(error)
+  _fail(f"{type(error).__name__}: {error}", code=1)

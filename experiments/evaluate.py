@@ -18,7 +18,7 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from experiments import build, cli, config_flag, results
+from experiments import build, cli, cluster, config_flag, results
 from experiments import workdir as workdirs
 from pmrl_jax import training
 
@@ -45,10 +45,12 @@ _ALLOW_MISSING = flags.DEFINE_bool(
 )
 flags.adopt_module_key_flags(config_flag)
 flags.adopt_module_key_flags(cli)
+flags.adopt_module_key_flags(cluster)
 
 
 def main() -> None:
   """Evaluates from the flags."""
+  cluster.start()
   config, folder = config_flag.CONFIG.value, cli.WORKDIR.value
   allow_missing = _allow_missing(_STRICT.value, _ALLOW_MISSING.value)
   if (config is None) == (folder is None):

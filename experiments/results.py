@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from experiments import cluster
 from experiments import workdir as workdirs
 from experiments.build import Run
 from pmrl_jax import evaluation
@@ -52,6 +53,8 @@ def write_results(
 ) -> None:
   """Measures everything, writes it and prints the table.
 
+  Of several processes all take part, and process 0 writes.
+
   Args:
     folder: Where the files go.
     history: The rows of the run's metrics up to this step.
@@ -67,10 +70,14 @@ def write_results(
   if isinstance(data.train, Source) and _labelled(data.train, data.test):
     # Probes need classes, and what they learn from may have gaps.
     train_set = run.embed(params, data.train, allow_missing=True).embedding_set
-  summary = evaluation.evaluate(test_set, train_set=train_set, level=level)
+  reranked: Mapping[str, Any] = {}
   if run.rerank is not None:
     scores = run.rerank(params, data.test, embedded)
-    summary |= evaluation.reranked_summary(scores)
+    reranked = evaluation.reranked_summary(scores)
+  if not cluster.is_primary():
+    return
+  summary = evaluation.evaluate(test_set, train_set=train_set, level=level)
+  summary |= reranked
   summary["seconds"] = history[-1]["seconds"] if history else 0.0
   summary["steps"] = step
   folder.mkdir(parents=True, exist_ok=True)

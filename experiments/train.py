@@ -4,8 +4,10 @@
 
 The same command goes on where a killed run stopped. Any key of the config can
 be overridden, as in `--config.steps=1000`. Exit codes: see experiments/cli.py.
+On several hosts the same command runs on each: see experiments/cluster.py.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,26 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import build, cli, config_flag, data_sets, results
+from experiments import (
+  build,
+  cli,
+  cluster,
+  config_flag,
+  data_sets,
+  results,
+)
 from experiments import workdir as workdirs
 from pmrl_jax import training
 from pmrl_jax.data import FailureLog, training_iterator
 
 flags.adopt_module_key_flags(config_flag)
 flags.adopt_module_key_flags(cli)
+flags.adopt_module_key_flags(cluster)
 
 
 def main() -> None:
   """Trains from the flags."""
+  cluster.start()
   config = config_flag.CONFIG.value
   path = config_flags.get_config_filename(flags.FLAGS["config"])
   train(config, Path(cli.WORKDIR.value or Path("runs") / Path(path).stem))
@@ -42,7 +53,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
       nothing has been written then.
   """
   # All that can be wrong is built before the folder is touched.
-  workdirs.check(workdir, config)
+  if cluster.is_primary():
+    workdirs.check(workdir, config)
+  cluster.wait_for_all("workdir checked")
   schedule = training.Schedule(
     steps=config.steps,
     log_every=config.log_every,
@@ -66,11 +79,14 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
   if config.get("init_from") and not workdirs.has_checkpoint(workdir):
     run = build.start_from(run, config.init_from)
 
-  with workdirs.claim(workdir, config):
+  with contextlib.ExitStack() as stack:
+    if cluster.is_primary():
+      stack.enter_context(workdirs.claim(workdir, config))
+    cluster.wait_for_all("workdir claimed")
     params = _fit(run, config, workdir, schedule, train_step, iterator)
     results.write_results(
       workdir,
-      history=training.read_metrics(workdir),
+      history=training.read_metrics(workdir) if cluster.is_primary() else [],
       config=config,
       run=run,
       params=params,
@@ -98,7 +114,8 @@ def _fit(
     step, state, damaged = restored
     notes += [f"passed over: {reason}" for reason in damaged]
     print(f"resumed from step {step} in {workdir}")
-  workdirs.log_session(workdir, step, notes)
+  if cluster.is_primary():
+    workdirs.log_session(workdir, step, notes)
   for note in notes:
     print(f"note: {note}")
   print(
@@ -117,7 +134,9 @@ def _fit(
     failures.add(batch["failures"])
     return training.shard_batch(build.model_inputs(batch), run.mesh)
 
-  writer = training.MetricsWriter(workdir, step=step)
+  writer = None
+  if cluster.is_primary():
+    writer = training.MetricsWriter(workdir, step=step)
   try:
     state = training.fit(
       state,
@@ -134,10 +153,22 @@ def _fit(
       max_skipped=config.max_skipped,
       failure_folder=workdir / "failure",
     )
-  finally:
-    writer.close()
-    checkpointer.close()
+  except BaseException as error:
+    # Whoever stops alone must not wait for what the others save.
+    together = isinstance(error, training.Interrupted | training.NonFiniteError)
+    if cluster.is_alone() or together:
+      _close(writer, checkpointer)
+    raise
+  _close(writer, checkpointer)
   return state.eval_params
+
+
+def _close(
+  writer: training.MetricsWriter | None, checkpointer: training.Checkpointer
+) -> None:
+  if writer is not None:
+    writer.close()
+  checkpointer.close()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """Checkpoints by orbax: asynchronous, with retention, verified on restore."""
 
+import json
 import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import grain
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from pmrl_jax.training.fingerprint import fingerprint
 from pmrl_jax.training.state import TrainState
@@ -17,6 +18,7 @@ from pmrl_jax.training.state import TrainState
 _log = logging.getLogger(__name__)
 _policies = ocp.checkpoint_managers
 _LISTED = 10  # differences that a message lists
+_POSITION = "position.json"
 
 
 class CheckpointError(RuntimeError):
@@ -109,7 +111,7 @@ class Checkpointer:
       ),
       item_handlers={
         "state": ocp.StandardCheckpointHandler(),
-        "data": grain.checkpoint.CheckpointHandler(),
+        "data": ocp.JsonCheckpointHandler(filename=_POSITION),
         "fingerprint": ocp.JsonCheckpointHandler(),
       },
     )
@@ -143,7 +145,7 @@ class Checkpointer:
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(_saved_form(state)),
-        data=grain.checkpoint.CheckpointSave(iterator),
+        data=ocp.args.JsonSave(iterator.get_state()),
         fingerprint=ocp.args.JsonSave(fingerprint(state)),
       ),
       metrics=dict(metrics) if metrics else None,
@@ -217,15 +219,25 @@ class Checkpointer:
       "state": ocp.args.StandardRestore(_saved_form(abstract_state)),
       "fingerprint": ocp.args.JsonRestore(),
     }
-    if iterator is not None:
-      items["data"] = grain.checkpoint.CheckpointRestore(iterator)
+    position = None if iterator is None else self._position(step)
     restored = self._manager.restore(step, args=ocp.args.Composite(**items))
     state = abstract_state._replace(**restored["state"])
     if restored["fingerprint"] != fingerprint(state):
       raise CheckpointError(
         "the values differ from those that were saved (fingerprint mismatch)"
       )
+    if iterator is not None:
+      iterator.set_state(position)
     return state
+
+  def _position(self, step: int) -> Any:
+    """The position of the data, which is the same for all processes."""
+    folder = self._folder / str(step) / "data"
+    path = folder / _POSITION
+    if not path.exists():
+      # Older ones have a copy for each of the processes that there were.
+      path = folder / next(iter(sorted(folder.glob("process_0-of-*"))), path)
+    return json.loads(path.read_text())
 
   def wait(self) -> None:
     """Waits until what is being saved is on disk."""
@@ -260,10 +272,12 @@ class Checkpointer:
       )
 
   def _set_aside(self, step: int) -> None:
-    target = self._folder.with_name(self._folder.name + "-damaged")
-    target.mkdir(exist_ok=True)
-    number = len(list(target.glob(f"{step}*")))
-    (self._folder / str(step)).rename(target / f"{step}-{number}")
+    if jax.process_index() == 0:
+      target = self._folder.with_name(self._folder.name + "-damaged")
+      target.mkdir(exist_ok=True)
+      number = len(list(target.glob(f"{step}*")))
+      (self._folder / str(step)).rename(target / f"{step}-{number}")
+    multihost_utils.sync_global_devices(f"set aside {step}")
     self._manager.reload()
 
 

@@ -1,7 +1,12 @@
-"""The training loop: steps, evaluations, checkpoints, interruptions."""
+"""The training loop: steps, evaluations, checkpoints, interruptions.
+
+Of several processes each runs the same loop on its part of the batches. They
+save together, and a signal to one of them stops all after the same step.
+"""
 
 import contextlib
 import json
+import os
 import signal
 import sys
 import time
@@ -13,6 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tqdm
+from jax.experimental import multihost_utils
 
 from pmrl_jax.training.checkpoint import Checkpointer
 from pmrl_jax.training.state import TrainState
@@ -64,7 +70,7 @@ def fit(
   to_device: Callable[[Mapping[str, Any]], Any],
   evaluate: Callable[[Any], Mapping[str, Any]],
   checkpointer: Checkpointer,
-  writer: MetricsWriter,
+  writer: MetricsWriter | None,
   max_skipped: int,
   failure_folder: Path,
 ) -> TrainState:
@@ -80,7 +86,7 @@ def fit(
     evaluate: Parameters -> metrics; run before the first step, every
       `eval_every` steps and at the end.
     checkpointer: Where states go; the last one is saved in any case.
-    writer: Where metrics go.
+    writer: Where metrics go; of several processes only one has one.
     max_skipped: As given to `make_train_step`.
     failure_folder: Where the state and the batch go if the run breaks.
 
@@ -88,15 +94,21 @@ def fit(
     The state after the last step.
 
   Raises:
-    Interrupted: After SIGTERM or SIGINT, when the state has been saved.
+    Interrupted: After SIGTERM or SIGINT, to any of the processes, when the
+      state has been saved.
     NonFiniteError: After `max_skipped` steps in a row without a finite loss
       and gradient; names the step and the folder with state and batch.
   """
   previous: tuple[Any, Any] | None = None  # batch and metrics of the last step
+
+  def write(kind: str, step: int, row: Mapping[str, Any]) -> None:
+    if writer is not None:
+      writer.write(kind, step, row)
+
   with _signals() as received, _Progress(schedule.steps, start) as progress:
     if start == 0:  # where the curves begin
       with progress.paused():
-        writer.write("eval", 0, evaluate(state.eval_params))
+        write("eval", 0, evaluate(state.eval_params))
     for step in range(start + 1, schedule.steps + 1):
       batch = next(iterator)
       state, metrics = train_step(state, to_device(batch))
@@ -110,23 +122,23 @@ def fit(
       if last or step % schedule.log_every == 0:
         row: dict[str, Any] = dict(jax.device_get(metrics))
         row["steps_per_second"] = progress.rate(step)
-        writer.write("train", step, row)
+        write("train", step, row)
         progress.show(step, row)
       results = None
       if last or step % schedule.eval_every == 0:
         _check(batch, metrics, state, max_skipped, failure_folder)
         with progress.paused():
           results = evaluate(state.eval_params)
-        writer.write("eval", step, results)
+        write("eval", step, results)
         progress.report(step, results)
       # Looked at once: a signal after this line waits for the next step.
-      stop = tuple(received)
+      stop = _stopped_by(received, step)
       if last or stop or step % schedule.checkpoint_every == 0:
         _check(batch, metrics, state, max_skipped, failure_folder)
         checkpointer.save(step, state, iterator, _comparable(results))
       if stop:
         checkpointer.wait()
-        raise Interrupted(stop[0], step)
+        raise Interrupted(stop, step)
   checkpointer.wait()
   return state
 
@@ -156,13 +168,17 @@ def _check(
   folder = folder / f"step_{step}"
   folder.mkdir(parents=True, exist_ok=True)
   values = {name: float(value) for name, value in metrics.items()}
-  (folder / "metrics.json").write_text(json.dumps(values, indent=2))
+  index, count = jax.process_index(), jax.process_count()
+  if index == 0:
+    (folder / "metrics.json").write_text(json.dumps(values, indent=2))
   flat = jax.tree_util.tree_flatten_with_path(batch)[0]
   arrays: dict[str, Any] = {
     jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(value)
     for path, value in flat
   }
-  np.savez_compressed(folder / "batch.npz", **arrays)
+  # Of several processes each has a part of it.
+  name = "batch.npz" if count == 1 else f"batch.{index}.npz"
+  np.savez_compressed(folder / name, **arrays)
   # As it was before the step, which changed nothing but the counts.
   before = state._replace(
     step=state.step - 1,
@@ -181,22 +197,43 @@ def _check(
   )
 
 
+def _stopped_by(received: list[int], step: int) -> int | None:
+  """The signal after which all processes are to stop at this step, if any."""
+  if not _one_of_several():
+    return received[0] if received else None
+  # Of all, so that it is the same step everywhere: the first that none of them
+  # has begun when the signal comes to one.
+  if multihost_utils.reached_preemption_sync_point(step):
+    return received[0] if received else signal.SIGTERM
+  return None
+
+
+def _one_of_several() -> bool:
+  return jax.process_count() > 1
+
+
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
   """Collects SIGTERM and SIGINT instead of dying of them.
 
-  A second signal of the same kind has its usual effect.
+  A second signal of the same kind has its usual effect. Of several processes,
+  SIGTERM is left to JAX, which tells the others of it, and of the maintenance
+  of a host; SIGINT becomes one.
   """
   received: list[int] = []
+  several = _one_of_several()
 
   def handle(number: int, frame: Any) -> None:
     del frame
     received.append(number)
     signal.signal(number, previous[number])
+    if several:
+      os.kill(os.getpid(), signal.SIGTERM)
 
   previous: dict[int, Any] = {}
+  ours = (signal.SIGINT,) if several else (signal.SIGTERM, signal.SIGINT)
   try:
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ours:
       previous[number] = signal.signal(number, handle)
   except ValueError:  # not the main thread: signals are somebody else's
     pass
@@ -216,7 +253,7 @@ class _Progress:
       initial=start,
       unit="step",
       dynamic_ncols=True,
-      disable=not sys.stderr.isatty(),
+      disable=not sys.stderr.isatty() or jax.process_index() > 0,
     )
     self._retrieval: dict[str, str] = {}
     self._row: Mapping[str, Any] = {}
