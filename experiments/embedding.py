@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -33,6 +34,31 @@ def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
   return {name: batch[name] for name in ("inputs", "where", "ids")}
 
 
+def evaluation_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """What goes to the devices in an evaluation: the rows' places as well.
+
+  Next to each other on the mesh may be devices of different processes, and
+  then the rows of a global batch are in another order than the instances.
+  """
+  size = len(batch["where"])
+  rows = jax.process_index() * size + np.arange(size, dtype=np.int32)
+  return model_inputs(batch) | {"rows": rows}
+
+
+def in_order(outputs: Any, rows: jax.Array) -> Any:
+  """Brings the rows of outputs into the order of the instances.
+
+  Args:
+    outputs: A tree of arrays `[batch, ...]`.
+    rows: `[batch]`, from `evaluation_inputs`.
+
+  Returns:
+    The tree.
+  """
+  order = jnp.argsort(rows)
+  return jax.tree.map(lambda x: x[order], outputs)
+
+
 def build_embedder(
   model: Any, mesh: Mesh, batch_size: int, missing: bool
 ) -> Embedder:
@@ -60,8 +86,10 @@ def build_embedder(
       encoded = model.apply(
         variables, batch["inputs"], where=where, method="encode"
       )
-      return encoded.embeddings, encoded.where, encoded.pooled
-    return *model.apply(variables, batch["inputs"], where=where), {}
+      outputs = encoded.embeddings, encoded.where, encoded.pooled
+    else:
+      outputs = *model.apply(variables, batch["inputs"], where=where), {}
+    return in_order(outputs, batch["rows"])
 
   def embed_source(
     params: Any, source: Source, *, allow_missing: bool = missing
@@ -122,7 +150,7 @@ def _run(
 ) -> Iterator[Any]:
   """What a function makes of every batch, as NumPy arrays."""
   for batch in batches:
-    sent = training.shard_batch(model_inputs(batch), mesh)
+    sent = training.shard_batch(evaluation_inputs(batch), mesh)
     yield jax.tree.map(np.asarray, function(params, sent))
 
 

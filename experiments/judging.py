@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.embedding import model_inputs
+from experiments.embedding import evaluation_inputs, in_order
 from pmrl_jax import training
 from pmrl_jax.training.sharding import batch_sharding
 
@@ -36,7 +36,8 @@ def build_judge(model: Any, mesh: Mesh) -> Judge:
     encoded = model.apply(
       {"params": params}, batch["inputs"], where=batch["where"], method="encode"
     )
-    return model.condition(encoded, list(batch["inputs"]))
+    tokens = model.condition(encoded, list(batch["inputs"]))
+    return in_order(tokens, batch["rows"])
 
   @training.replicated_jit(mesh)
   def probabilities(
@@ -84,7 +85,7 @@ def judge_pairs(
     items, rows = np.nonzero(wanted[:, start : start + batch_size].T)
     if not len(items):
       continue
-    sent = training.shard_batch(model_inputs(batch), mesh)
+    sent = training.shard_batch(evaluation_inputs(batch), mesh)
     tokens, seen = judge.condition(params, sent)
     for begin in range(0, len(items), batch_size):
       # Always as many, so that it compiles once.

@@ -1,0 +1,314 @@
+"""Several processes train as one does, and stop together."""
+
+import contextlib
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import numpy as np
+import pytest
+
+from experiments import cli, train
+from pmrl_jax import training
+
+TINY = Path(__file__).with_name("tiny_config.py")
+RUN = Path("runs") / "tiny_config"
+STEPS = 40
+HEARTBEAT = 10
+DEVICES = 8
+# How much slower than needed a crowded machine may be.
+PATIENCE = 240
+
+
+def _free_port():
+  with socket.socket() as server:
+    server.bind(("127.0.0.1", 0))
+    return server.getsockname()[1]
+
+
+class _Cluster:
+  """Programs that were started together."""
+
+  def __init__(self, processes):
+    self.processes = processes
+
+  def wait(self):
+    """`(exit codes, what they said, errors)`, by process."""
+    said = [p.communicate(timeout=PATIENCE) for p in self.processes]
+    codes = [process.returncode for process in self.processes]
+    return codes, [out for out, _ in said], [err for _, err in said]
+
+  def kill(self):
+    for process in self.processes:
+      process.kill()
+
+
+@pytest.fixture
+def launch(environment):
+  """`launch(folder, count, *arguments)` trains in processes; a context."""
+
+  @contextlib.contextmanager
+  def launch_processes(folder, count, *arguments, places=None, port=None):
+    port = port or _free_port()
+    env = environment | {
+      "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count}"
+    }
+    cluster = _Cluster([])
+    try:
+      for index in range(count):
+        several = [
+          f"--coordinator=127.0.0.1:{port}",
+          f"--num_processes={count}",
+          f"--process_id={index}",
+          f"--heartbeat_timeout={HEARTBEAT}",
+        ]
+        cluster.processes.append(
+          subprocess.Popen(
+            [sys.executable, "-m", "experiments.train", f"--config={TINY}"]
+            + [f"--config.steps={STEPS}", *arguments]
+            + several * (count > 1),
+            cwd=places[index] if places else folder,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+          )
+        )
+      yield cluster
+    finally:
+      cluster.kill()
+
+  return launch_processes
+
+
+@pytest.fixture
+def undisturbed(once, launch, write_arrays):
+  """`undisturbed(count)`: the folder of a run in so many processes."""
+
+  def make(count):
+    def fill(folder):
+      write_arrays(folder)
+      with launch(folder, count) as cluster:
+        codes, out, err = cluster.wait()
+      assert codes == [0] * count, err
+      assert "report: runs/tiny_config/report.html" in out[0]
+      for other in out[1:]:
+        assert "report" not in other and "step" not in other
+      assert not any("error" in text for text in err)
+
+    return once(f"undisturbed_{count}", fill) / RUN
+
+  return make
+
+
+def _losses(workdir):
+  rows = training.read_metrics(workdir)
+  return {row["step"]: row["loss"] for row in rows if row["kind"] == "train"}
+
+
+def _wait_for_step(cluster, workdir, step):
+  """Waits until a step has been taken."""
+  until = time.monotonic() + PATIENCE
+  while time.monotonic() < until:
+    assert all(process.poll() is None for process in cluster.processes)
+    if (workdir / "metrics.jsonl").exists():
+      if max(_losses(workdir), default=0) >= step:
+        return
+    time.sleep(0.02)
+  raise TimeoutError(f"step {step} was not reached")
+
+
+def _last_checkpoint(workdir):
+  names = [path.name for path in (workdir / "checkpoints").iterdir()]
+  return max(int(name) for name in names if name.isdigit())
+
+
+def _check_alike(workdir, expected, saved_state, tolerance=1e-5):
+  losses, expected_losses = _losses(workdir), _losses(expected)
+  assert list(losses) == list(expected_losses) == list(range(1, STEPS + 1))
+  np.testing.assert_allclose(
+    list(losses.values()), list(expected_losses.values()), rtol=tolerance
+  )
+  chex.assert_trees_all_close(
+    saved_state(workdir, STEPS)["params"],
+    saved_state(expected, STEPS)["params"],
+    rtol=tolerance,
+    atol=tolerance,
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_train_as_one_does(undisturbed, saved_state, count):
+  _check_alike(undisturbed(count), undisturbed(1), saved_state)
+  names = {path.name for path in undisturbed(count).iterdir()}
+  assert names == {path.name for path in undisturbed(1).iterdir()}
+  sessions = (undisturbed(count) / "sessions.jsonl").read_text().splitlines()
+  assert len(sessions) == 1 and f'"processes": {count}' in sessions[0]
+
+
+@pytest.mark.slow
+def test_others_stop_when_one_is_killed_and_the_run_goes_on(
+  tmp_path, launch, write_arrays, undisturbed, saved_state
+):
+  write_arrays(tmp_path)
+  chosen = random.Random()
+  step, victim = chosen.randrange(6, STEPS - 8), chosen.randrange(1, 4)
+  with launch(tmp_path, 4) as cluster:
+    _wait_for_step(cluster, tmp_path / RUN, step)
+    cluster.processes[victim].kill()
+    killed = time.monotonic()
+    codes, _, err = cluster.wait()
+  # What is beyond the heartbeat is the crowd on the machine.
+  assert time.monotonic() - killed < HEARTBEAT + 30
+  for index, (code, text) in enumerate(zip(codes, err)):
+    if index == victim:
+      assert code == -signal.SIGKILL
+      continue
+    assert code == 1, (step, victim, text)
+    assert (
+      f"error: process {index}: stopped, since process {victim} stopped: it "
+      f"has given no sign of life for {HEARTBEAT} s" in text
+    )
+
+  last = _last_checkpoint(tmp_path / RUN)
+  assert 0 < last < STEPS
+  fewer = tmp_path / "fewer"
+  shutil.copytree(tmp_path, fewer, ignore=lambda *_: {"fewer"})
+  for folder, count in ((tmp_path, 4), (fewer, 2)):
+    with launch(folder, count) as cluster:
+      codes, out, err = cluster.wait()
+    assert codes == [0] * count, err
+    assert f"resumed from step {last} in {RUN}" in out[0]
+  chex.assert_trees_all_equal(
+    saved_state(tmp_path / RUN, STEPS), saved_state(undisturbed(4), STEPS)
+  )
+  assert _losses(tmp_path / RUN) == _losses(undisturbed(4))
+  _check_alike(fewer / RUN, undisturbed(4), saved_state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_to_one_process_saves_and_stops_all(
+  tmp_path, launch, write_arrays, undisturbed, saved_state, number
+):
+  write_arrays(tmp_path)
+  workdir = tmp_path / RUN
+  with launch(tmp_path, 2) as cluster:
+    _wait_for_step(cluster, workdir, 6)
+    cluster.processes[1].send_signal(number)
+    codes, _, err = cluster.wait()
+  assert codes == [128 + signal.SIGTERM, 128 + number], err
+  said = re.search(
+    r"SIGTERM: saved step (\d+) and stopped\. The same command", err[0]
+  )
+  assert said, err
+  step = int(said[1])
+  assert 6 <= step < STEPS and _last_checkpoint(workdir) == step
+  with launch(tmp_path, 2) as cluster:
+    codes, out, err = cluster.wait()
+  assert codes == [0, 0], err
+  assert f"resumed from step {step} in {RUN}" in out[0]
+  chex.assert_trees_all_equal(
+    saved_state(workdir, STEPS), saved_state(undisturbed(2), STEPS)
+  )
+
+
+@pytest.mark.slow
+def test_others_stop_when_the_coordinator_is_killed(
+  tmp_path, launch, write_arrays
+):
+  write_arrays(tmp_path)
+  with launch(tmp_path, 2) as cluster:
+    _wait_for_step(cluster, tmp_path / RUN, 3)
+    cluster.processes[0].kill()
+    killed = time.monotonic()
+    codes, _, err = cluster.wait()
+  assert time.monotonic() - killed < HEARTBEAT + 30
+  assert codes[0] == -signal.SIGKILL and codes[1] not in (0, None)
+  assert "error: process 1: " in err[1]
+  assert "process 0, the coordinator, has stopped" in err[1] or (
+    "since process 0 stopped" in err[1]
+  )
+
+
+@pytest.mark.slow
+def test_mistake_on_one_process_stops_all_with_its_message(
+  tmp_path, launch, write_arrays
+):
+  places = [tmp_path / "0", tmp_path / "1"]
+  for place in places:
+    place.mkdir()
+    write_arrays(place)
+  (places[1] / "train.npz").unlink()
+  workdir = tmp_path / "run"
+  with launch(tmp_path, 2, f"--workdir={workdir}", places=places) as cluster:
+    codes, _, err = cluster.wait()
+  assert codes == [cli.MISTAKE] * 2, err
+  assert "error: process 1: " in err[1] and "train.npz" in err[1]
+  assert "error: process 0: stopped, since process 1 stopped: " in err[0]
+  assert "train.npz" in err[0] and "Traceback" not in err[0] + err[1]
+  assert not workdir.exists()
+
+
+@pytest.mark.slow
+def test_workdir_is_checked_once_for_all(tmp_path, launch, write_arrays):
+  write_arrays(tmp_path)
+  (tmp_path / "taken").mkdir()
+  (tmp_path / "taken" / "file").touch()
+  with launch(tmp_path, 2, "--workdir=taken") as cluster:
+    codes, _, err = cluster.wait()
+  assert codes == [cli.MISTAKE] * 2, err
+  message = "the workdir taken is not empty and holds no run"
+  assert f"error: process 0: {message}" in err[0]
+  assert f"process 1: stopped, since process 0 stopped: {message}" in err[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [0, 1])
+def test_processes_that_do_not_meet_stop_with_one_message(tmp_path, run, index):
+  began = time.monotonic()
+  ended = run(
+    "train",
+    f"--config={TINY}",
+    f"--coordinator=127.0.0.1:{_free_port()}",
+    "--num_processes=2",
+    f"--process_id={index}",
+    "--initialization_timeout=4",
+    cwd=tmp_path,
+  )
+  assert time.monotonic() - began < 60
+  assert ended.code == cli.MISTAKE, ended
+  assert ended.err.count("error: ") == 1
+  assert "have not met within 4 s" in ended.err
+  assert "127.0.0.1" in ended.err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  "arguments,fragment",
+  [
+    (["--num_processes=2"], "have all to be given, got --num_processes=2"),
+    (["--distributed=off", "--process_id=0"], "contradicts --process_id=0"),
+    (
+      ["--coordinator=a:1", "--num_processes=2", "--process_id=2"],
+      "expected --process_id from 0 to 1, got 2",
+    ),
+    (
+      ["--coordinator=host", "--num_processes=2", "--process_id=1"],
+      "expected --coordinator=host:port, got 'host'",
+    ),
+  ],
+)
+def test_flags_that_say_too_little_are_explained(
+  call, here, check_mistake, arguments, fragment
+):
+  ended = call(train.main, f"--config={TINY}", *arguments)
+  check_mistake(ended, fragment)
+  assert not (here / "runs").exists()
