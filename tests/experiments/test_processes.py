@@ -291,6 +291,57 @@ def test_processes_that_do_not_meet_stop_with_one_message(tmp_path, run, index):
   assert "127.0.0.1" in ended.err and not list(tmp_path.iterdir())
 
 
+# Neighbours on the mesh are devices of different processes.
+ORDER = """
+import sys
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from experiments.embedding import build_embedder
+from pmrl_jax.data import ArraySource
+
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+devices = np.array(jax.devices()).reshape(2, 4).T.reshape(8, 1)
+rows = np.arange(40, dtype=np.float32).reshape(20, 2)
+
+class Model:
+  def apply(self, variables, inputs, where):
+    return jnp.stack([inputs["a"], inputs["b"]], axis=1), where
+
+source = ArraySource({"a": rows, "b": -rows})
+embed = build_embedder(Model(), Mesh(devices, ("data", "fsdp")), 16, False)
+embedded = embed({}, source).embedding_set.embeddings
+np.testing.assert_array_equal(embedded, np.stack([rows, -rows], axis=1))
+print("in order")
+"""
+
+
+@pytest.mark.slow
+def test_evaluation_keeps_the_order_on_a_mesh_that_mixes_processes(
+  environment,
+):
+  address = f"127.0.0.1:{_free_port()}"
+  env = environment | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", ORDER, address, str(index)],
+      env=env,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(2)
+  ]
+  cluster = _Cluster(processes)
+  try:
+    codes, out, err = cluster.wait()
+  finally:
+    cluster.kill()
+  assert codes == [0, 0], err
+  assert all("in order" in text for text in out)
+
+
 @pytest.mark.parametrize(
   "arguments,fragment",
   [

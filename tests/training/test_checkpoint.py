@@ -1,5 +1,6 @@
 """Checkpoints: exact restore, retention, damage, other device counts."""
 
+import json
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -53,6 +54,20 @@ def test_state_and_data_position_come_back_exactly(tmp_path):
   assert restored.step == 5 and restored.skipped == ()
   chex.assert_trees_all_equal(restored.state, _state(5))
   assert next(iterator) == 5
+
+
+def test_data_position_of_older_checkpoints_comes_back(tmp_path):
+  # As grain writes it: by each of the processes that there were.
+  _save(tmp_path / "c", [5])
+  folder = tmp_path / "c" / "5" / "data"
+  (folder / "position.json").unlink()
+  older = _iterator(4)
+  for process in range(2):
+    path = folder / f"process_{process}-of-2.json"
+    path.write_text(json.dumps(older.get_state(), indent=4))
+  restored, iterator = _restore(tmp_path / "c")
+  assert restored.step == 5 and restored.skipped == ()
+  assert next(iterator) == 4
 
 
 def test_no_checkpoint_restores_nothing(tmp_path):
