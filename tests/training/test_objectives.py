@@ -72,7 +72,7 @@ class Model:
   def _temperature(self, params):
     return params["temperature"]
 
-  def _match(self, params, ids, condition, where, reads):
+  def _match(self, params, ids, condition, where, reads=(0,)):
     seen = jnp.where(where[..., None], condition, 0).sum(axis=1)
     groups = seen.reshape(-1, max(reads) + 1, seen.shape[-1])
     seen = groups[:, jnp.array(reads)].reshape(-1, seen.shape[-1])
