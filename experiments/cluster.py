@@ -168,12 +168,9 @@ def wait_for_all(name: str) -> None:
 
 def leave() -> None:
   """Ends together with the other processes."""
-  global _watch
-  if _watch is None:
-    return
-  wait_for_all("end")
-  _watch.end()
-  _watch = None  # JAX leaves when Python ends, after its devices
+  if _watch is not None:
+    wait_for_all("end")
+    _watch.end()  # JAX leaves when Python ends, after its devices
 
 
 def stop(message: str, code: int) -> NoReturn:
