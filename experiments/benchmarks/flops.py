@@ -1,7 +1,5 @@
 """How many operations a training step takes, counted by hand and by XLA."""
 
-from typing import NamedTuple
-
 import jax
 
 from experiments.benchmarks.steps import (
@@ -13,34 +11,13 @@ from experiments.benchmarks.steps import (
   build_model,
   make_step,
 )
+from pmrl_jax.training.throughput import Peak as Peak
+from pmrl_jax.training.throughput import peak as peak
 
 _CONVOLUTION, _GROUPS = 128, 16  # taps of BEATs' positions, groups of channels
 # A multiplication and an addition for each weight and token, on the way there
 # and twice on the way back; once, where the input has no gradient.
 _TRAINED, _FIRST, _FORWARD = 6, 4, 2
-
-
-class Peak(NamedTuple):
-  """What a device can do at most, dense, in bfloat16."""
-
-  flops: float  # per second
-  source: str
-
-
-_NVIDIA_H100 = "https://www.nvidia.com/en-us/data-center/h100/ (SXM, dense)"
-_NVIDIA_H200 = "https://www.nvidia.com/en-us/data-center/h200/ (SXM, dense)"
-_TPU = "https://cloud.google.com/tpu/docs/"
-# {name of the device as jax has it: peak}.
-PEAKS: dict[str, Peak] = {
-  "NVIDIA H100 80GB HBM3": Peak(989e12, _NVIDIA_H100),
-  "NVIDIA H200": Peak(989e12, _NVIDIA_H200),
-  "TPU v5 lite": Peak(197e12, f"{_TPU}v5e"),
-  "TPU v5e": Peak(197e12, f"{_TPU}v5e"),
-  "TPU v5": Peak(459e12, f"{_TPU}v5p"),
-  "TPU v5p": Peak(459e12, f"{_TPU}v5p"),
-  "TPU v6 lite": Peak(918e12, f"{_TPU}v6e"),
-  "TPU v6e": Peak(918e12, f"{_TPU}v6e"),
-}
 
 
 def by_hand(case: StepCase) -> dict[str, float]:
@@ -136,11 +113,6 @@ def by_xla(case: StepCase) -> float:
   if analysis is None:
     raise RuntimeError("the compiler tells nothing about operations")
   return analysis["flops"]
-
-
-def peak(device: jax.Device) -> Peak | None:
-  """The peak of a device; None if it is not known."""
-  return PEAKS.get(device.device_kind)
 
 
 def parameters(case: StepCase) -> int:

@@ -30,6 +30,7 @@ from pmrl_jax.training.sharding import (
 )
 from pmrl_jax.training.state import TrainState, create_state
 from pmrl_jax.training.step import make_train_step
+from pmrl_jax.training.throughput import THROUGHPUT
 from pmrl_jax.training.writers import MetricsWriter, read_metrics
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
   "NonFiniteError",
   "PUBLISHED_OPTIMIZER",
   "Schedule",
+  "THROUGHPUT",
   "TrainState",
   "check_batch_size",
   "check_retention",

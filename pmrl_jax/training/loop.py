@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from jax.experimental import multihost_utils
 
 from pmrl_jax.training.checkpoint import Checkpointer
 from pmrl_jax.training.state import TrainState
+from pmrl_jax.training.throughput import THROUGHPUT, Throughput
 from pmrl_jax.training.writers import MetricsWriter
 
 
@@ -106,12 +106,17 @@ def fit(
       writer.write(kind, step, row)
 
   with _signals() as received, _Progress(schedule.steps, start) as progress:
+    meter = progress.meter
     if start == 0:  # where the curves begin
       with progress.paused():
         write("eval", 0, evaluate(state.eval_params))
     for step in range(start + 1, schedule.steps + 1):
-      batch = next(iterator)
-      state, metrics = train_step(state, to_device(batch))
+      with meter.waiting():
+        batch = next(iterator)
+      inputs = to_device(batch)
+      meter.observe(train_step, state, inputs)
+      state, metrics = train_step(state, inputs)
+      del inputs  # or the next batch would lie beside it
       # The step before has ended by now: looking at it stalls nothing, and a
       # broken state stands still until it is looked at.
       if previous is not None:
@@ -121,7 +126,7 @@ def fit(
       last = step == schedule.steps
       if last or step % schedule.log_every == 0:
         row: dict[str, Any] = dict(jax.device_get(metrics))
-        row["steps_per_second"] = progress.rate(step)
+        row |= meter.read(step)
         write("train", step, row)
         progress.show(step, row)
       results = None
@@ -257,7 +262,7 @@ class _Progress:
     )
     self._retrieval: dict[str, str] = {}
     self._row: Mapping[str, Any] = {}
-    self._mark = (start, time.perf_counter())
+    self.meter = Throughput(start)
 
   def __enter__(self) -> "_Progress":
     return self
@@ -265,25 +270,16 @@ class _Progress:
   def __exit__(self, *unused: Any) -> None:
     self._bar.close()
 
-  def rate(self, step: int) -> float:
-    """Steps per second since the last call, pauses left out."""
-    then, since = self._mark
-    now = time.perf_counter()
-    self._mark = (step, now)
-    return (step - then) / max(now - since, 1e-9)
-
-  @contextlib.contextmanager
-  def paused(self) -> Iterator[None]:
-    """Leaves the time of an evaluation out of the rate."""
-    began = time.perf_counter()
-    yield
-    step, since = self._mark
-    self._mark = (step, since + time.perf_counter() - began)
+  def paused(self) -> contextlib.AbstractContextManager[None]:
+    """Leaves the time of an evaluation out of the rates."""
+    return self.meter.paused()
 
   def show(self, step: int, row: Mapping[str, Any]) -> None:
     """Moves the bar and shows the terms of the loss."""
     self._row = row
-    self._bar.set_postfix(_loss_terms(row) | self._retrieval, refresh=False)
+    self._bar.set_postfix(
+      _loss_terms(row) | self._retrieval | _speed(row), refresh=False
+    )
     self._bar.update(step - self._bar.n)
 
   def report(self, step: int, results: Mapping[str, Any]) -> None:
@@ -296,16 +292,25 @@ class _Progress:
     if self._bar.disable:
       fields = _loss_terms(self._row) | self._retrieval
       fields["steps/s"] = f"{self._row.get('steps_per_second', 0):.1f}"
+      fields |= _speed(self._row)
       text = "  ".join(f"{name} {value}" for name, value in fields.items())
       print(f"step {step:>6}/{self._bar.total}  {text}", flush=True)
 
 
 def _loss_terms(row: Mapping[str, Any]) -> dict[str, str]:
   """The loss, its terms, and the skipped steps if there were any."""
-  quiet = ("grad_norm", "learning_rate", "steps_per_second", "skipped_in_a_row")
+  quiet = ("grad_norm", "learning_rate", "skipped_in_a_row", *THROUGHPUT)
   names = sorted(set(row) - set(quiet), key=lambda name: (name != "loss", name))
   return {
     name: f"{float(row[name]):.3g}"
     for name in names
     if name != "skipped" or row[name]
+  }
+
+
+def _speed(row: Mapping[str, Any]) -> dict[str, str]:
+  """How much of the machine is used, as far as it is known."""
+  shares = {"mfu": "mfu", "data_wait_share": "data wait"}
+  return {
+    title: f"{row[name]:.1%}" for name, title in shares.items() if name in row
   }

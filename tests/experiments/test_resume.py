@@ -17,7 +17,7 @@ TINY = Path(__file__).with_name("tiny_config.py")
 RUN = Path("runs") / "tiny_config"  # the default workdir
 STEPS = 60
 # What depends on the clock.
-TIMES = ("seconds", "steps_per_second")
+TIMES = ("seconds", *training.THROUGHPUT)
 
 
 def _last_row(workdir):

@@ -36,7 +36,7 @@ DIRECTIONS = {
 }
 FIGURES = ("training", "retrieval", "spectrum", "joint_space", "retrieved")
 # What depends on the clock.
-TIMES = ("seconds", "steps_per_second")
+TIMES = ("seconds", *training.THROUGHPUT)
 
 
 def _shrink(config: ml_collections.ConfigDict, encoder: dict) -> dict:

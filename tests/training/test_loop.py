@@ -25,7 +25,7 @@ SCHEDULE = training.Schedule(
   steps=12, log_every=1, eval_every=5, checkpoint_every=4
 )
 # What depends on the clock.
-TIMES = ("seconds", "steps_per_second")
+TIMES = ("seconds", *training.THROUGHPUT)
 
 
 class Batches:
