@@ -28,6 +28,12 @@ from experiments import workdir as workdirs
 from pmrl_jax import training
 from pmrl_jax.data import FailureLog, training_iterator
 
+_PROFILE = flags.DEFINE_string(
+  "profile",
+  None,
+  "Steps to trace, as 100:103 for 100, 101 and 102; the trace goes to "
+  "<workdir>/profile, which TensorBoard and xprof read.",
+)
 flags.adopt_module_key_flags(config_flag)
 flags.adopt_module_key_flags(cli)
 flags.adopt_module_key_flags(cluster)
@@ -38,15 +44,22 @@ def main() -> None:
   cluster.start()
   config = config_flag.CONFIG.value
   path = config_flags.get_config_filename(flags.FLAGS["config"])
-  train(config, Path(cli.WORKDIR.value or Path("runs") / Path(path).stem))
+  workdir = Path(cli.WORKDIR.value or Path("runs") / Path(path).stem)
+  train(config, workdir, profile=_PROFILE.value)
 
 
-def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def train(
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  *,
+  profile: str | None = None,
+) -> None:
   """Trains a run in its folder, from the start or from where it stopped.
 
   Args:
     config: The run's config.
     workdir: The run's folder.
+    profile: Steps to trace; see `training.parse_steps`.
 
   Raises:
     ValueError: If something in the config, the data or the folder is wrong;
@@ -63,6 +76,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     checkpoint_every=config.checkpoint.every,
   )
   training.check_schedule(schedule)
+  steps = (
+    None if profile is None else training.parse_steps(profile, config.steps)
+  )
   run = build.build_run(config)
   training.check_batch_size(config.batch_size, run.mesh)
   iterator = training_iterator(
@@ -83,6 +99,9 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if cluster.is_primary():
       stack.enter_context(workdirs.claim(workdir, config))
     cluster.wait_for_all("workdir claimed")
+    train_step = stack.enter_context(
+      training.profiled(train_step, steps, workdir / "profile")
+    )
     params = _fit(run, config, workdir, schedule, train_step, iterator)
     results.write_results(
       workdir,

@@ -19,6 +19,7 @@ from pmrl_jax.training.loop import (
 from pmrl_jax.training.objectives import make_matching_objective
 from pmrl_jax.training.optimizer import PUBLISHED_OPTIMIZER, make_optimizer
 from pmrl_jax.training.params import load_params, params_shapes, save_params
+from pmrl_jax.training.profile import parse_steps, profiled
 from pmrl_jax.training.sharding import (
   check_batch_size,
   gather_for,
@@ -55,6 +56,8 @@ __all__ = [
   "make_optimizer",
   "make_train_step",
   "params_shapes",
+  "parse_steps",
+  "profiled",
   "read_metrics",
   "replicate",
   "replicated_jit",

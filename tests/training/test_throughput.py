@@ -63,8 +63,8 @@ def test_a_convolution_counts_its_taps():
 
 
 def test_parts_of_a_mesh_count_on_all_devices():
-  mesh = training.data_mesh()
-  split = PartitionSpec(mesh.axis_names[0])
+  mesh = training.make_mesh()
+  split = PartitionSpec(mesh.axis_names)
   mapped = jax.shard_map(
     _matmul, mesh=mesh, in_specs=(split, PartitionSpec()), out_specs=split
   )
@@ -95,7 +95,7 @@ def _observed(start=0):
 
 
 def _mesh():
-  return training.data_mesh()
+  return training.make_mesh()
 
 
 def test_rates_are_those_since_the_last_row(clock):
