@@ -96,6 +96,8 @@ def start_from(run: Run, folders: str) -> Run:
 
 def build_train_step(config: ml_collections.ConfigDict, run: Run) -> Callable:
   """Compiles the training step of a run; see `training.make_train_step`."""
+  # Not in the configs of old runs.
+  compiler_options = config.get("compiler_options", {})
   return training.make_train_step(
     build_objective(config, run.model),
     run.optimizer,
@@ -105,6 +107,7 @@ def build_train_step(config: ml_collections.ConfigDict, run: Run) -> Callable:
     mesh=run.mesh,
     shardings=training.state_shardings(run.state, run.mesh),
     ema_decay=config.get("ema_decay"),
+    compiler_options=training.check_compiler_options(compiler_options),
   )
 
 

@@ -32,6 +32,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Decay of an average of the parameters, such as 0.999, which is what is then
   # evaluated and what others start from; None: off.
   config.ema_decay = config_dict.placeholder(float)
+  # Options of XLA for the training step, by name; see docs/launch.md.
+  config.compiler_options = {}
 
   config.data = {
     "name": "multimodal_digits",

@@ -9,6 +9,7 @@ from pmrl_jax.training.checkpoint import (
   CheckpointError,
   check_retention,
 )
+from pmrl_jax.training.compilation import check_compiler_options
 from pmrl_jax.training.loop import (
   Interrupted,
   NonFiniteError,
@@ -45,6 +46,7 @@ __all__ = [
   "THROUGHPUT",
   "TrainState",
   "check_batch_size",
+  "check_compiler_options",
   "check_retention",
   "check_schedule",
   "create_state",

@@ -35,6 +35,7 @@ def make_train_step(
   mesh: Mesh,
   shardings: TrainState | None = None,
   ema_decay: float | None = None,
+  compiler_options: dict[str, Any] | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """Compiles the training step; its state argument is donated.
 
@@ -55,6 +56,7 @@ def make_train_step(
     ema_decay: Decay of the average of the parameters, `state.ema`, over steps
       that are not skipped: `ema = decay * ema + (1 - decay) * params`. None:
       there is none.
+    compiler_options: Handed to XLA; see `check_compiler_options`.
 
   Returns:
     `step(state, batch) -> (state, metrics)`, where the metrics are scalars:
@@ -115,6 +117,7 @@ def make_train_step(
     donate_argnums=0,
     in_shardings=(placed, batch_sharding(mesh)),
     out_shardings=(placed, copies),
+    compiler_options=compiler_options,
   )
 
 

@@ -164,6 +164,10 @@ def test_mistake_about_the_digits_is_explained(
 
 # The body of get_config() after `config` is the tiny one.
 CONFIG_CODE = {
+  "option that the compiler does not have": (
+    "config.compiler_options = {'xla_nope': 1}",
+    ["cpu does not take the option xla_nope=1", "config.compiler_options"],
+  ),
   "option that the loss does not have": (
     "config.loss.margin = 0.2",
     ["unexpected keyword argument 'margin'"],
