@@ -161,8 +161,12 @@ def _initial_state(
       for modality, spec in data.train.spec.items()
     }
     params = model.init(key, example)["params"]
+    is_scaled = config.precision == "float16"
     return training.create_state(
-      params, optimizer, ema=config.get("ema_decay") is not None
+      params,
+      optimizer,
+      ema=config.get("ema_decay") is not None,
+      loss_scale=training.make_loss_scale() if is_scaled else None,
     )
 
   key = jax.random.key(config.seed)

@@ -17,7 +17,11 @@ from experiments.encoders import (
 )
 from pmrl_jax import encoders
 
-_PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_PRECISIONS = {
+  "float32": jnp.float32,
+  "bfloat16": jnp.bfloat16,
+  "float16": jnp.float16,  # with a scale of the loss; see build.py
+}
 _KINDS = ("multimodal", "pmrl")
 # Of `config.model` for the published model.
 _PMRL_FIELDS = (

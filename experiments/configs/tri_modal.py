@@ -25,7 +25,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Parameters to start from: a folder that experiments.convert wrote, or that
   # of a run (its best checkpoint), or several with commas between them.
   config.init_from = config_dict.placeholder(str)
-  config.precision = "float32"  # or "bfloat16", for the encoders
+  # Of the encoders; "bfloat16" also, or, on GPUs that lack it, "float16" (the
+  # loss is then scaled). Parameters and the loss are float32 in any case.
+  config.precision = "float32"
   # Sizes of the axes of the devices; -1: what is left over. The batch is split
   # over both, parameters and moments over `fsdp` only.
   config.mesh = {"data": -1, "fsdp": 1}

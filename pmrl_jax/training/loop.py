@@ -299,8 +299,10 @@ class _Progress:
 
 def _loss_terms(row: Mapping[str, Any]) -> dict[str, str]:
   """The loss, its terms, and the skipped steps if there were any."""
-  quiet = ("grad_norm", "learning_rate", "skipped_in_a_row", *THROUGHPUT)
-  names = sorted(set(row) - set(quiet), key=lambda name: (name != "loss", name))
+  quiet = ("grad_norm", "learning_rate", "loss_scale", "skipped_in_a_row")
+  names = sorted(
+    set(row) - {*quiet, *THROUGHPUT}, key=lambda name: (name != "loss", name)
+  )
   return {
     name: f"{float(row[name]):.3g}"
     for name in names

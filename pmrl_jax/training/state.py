@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax.training.dynamic_scale import DynamicScale
 
 
 class TrainState(NamedTuple):
@@ -19,6 +20,8 @@ class TrainState(NamedTuple):
   skipped: jax.Array  # int32 [], steps skipped since the start of the run
   skipped_in_a_row: jax.Array  # int32 [], skipped since the last good step
   ema: Any = None  # exponential moving average of the parameters, or None
+  # Of the loss, for gradients in float16; None without. See `precision`.
+  loss_scale: DynamicScale | None = None
 
   @property
   def eval_params(self) -> Any:
@@ -30,7 +33,11 @@ class TrainState(NamedTuple):
 
 
 def create_state(
-  params: Any, optimizer: optax.GradientTransformation, *, ema: bool = False
+  params: Any,
+  optimizer: optax.GradientTransformation,
+  *,
+  ema: bool = False,
+  loss_scale: DynamicScale | None = None,
 ) -> TrainState:
   """The state before the first step.
 
@@ -42,6 +49,7 @@ def create_state(
     params: Initial parameters.
     optimizer: The optimizer that will change them.
     ema: Whether an average of the parameters is kept, which starts with them.
+    loss_scale: From `make_loss_scale`, for a model that computes in float16.
 
   Returns:
     The state.
@@ -58,4 +66,5 @@ def create_state(
     skipped=zero(),
     skipped_in_a_row=zero(),
     ema=jax.tree.map(jnp.copy, params) if ema else None,
+    loss_scale=jax.tree.map(jnp.copy, loss_scale),
   )

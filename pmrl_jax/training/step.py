@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from pmrl_jax.training.precision import scaled_gradient
 from pmrl_jax.training.sharding import batch_sharding, gather_for, replicated
 from pmrl_jax.training.state import TrainState
 
@@ -42,7 +43,9 @@ def make_train_step(
   A step whose loss or gradient is not finite changes no parameter and no
   moment: it is counted and skipped. After `max_skipped` of them in a row the
   state stands still, counters included, so that whoever looks at it later
-  finds it as it was when the run broke.
+  finds it as it was when the run broke. With a `loss_scale` in the state a
+  gradient that is not finite halves the scale, and the step counts among the
+  skipped ones in a row only once the scale cannot be halved any more.
 
   Args:
     objective: The loss; its key is folded from `seed` and the step.
@@ -61,7 +64,8 @@ def make_train_step(
   Returns:
     `step(state, batch) -> (state, metrics)`, where the metrics are scalars:
     `loss`, the objective's terms, `grad_norm` (before clipping),
-    `learning_rate`, `skipped` and `skipped_in_a_row`.
+    `learning_rate`, `skipped` and `skipped_in_a_row`, and the `loss_scale`
+    that the step used, if there is one.
 
   Raises:
     ValueError: If `max_skipped` is not positive or `ema_decay` not between 0
@@ -75,11 +79,13 @@ def make_train_step(
       f"average, got {ema_decay}"
     )
   root_key = jax.random.key(seed)
-  gradient = jax.value_and_grad(gather_for(objective, mesh), has_aux=True)
+  gathering = gather_for(objective, mesh)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(root_key, state.step)
-    (loss, terms), grads = gradient(state.params, batch, key)
+    loss, terms, grads, loss_scale, rescaled = scaled_gradient(
+      gathering, state.loss_scale, state.params, batch, key
+    )
     if shardings is not None:
       # Each device sums the part that it keeps, instead of all of it.
       grads = jax.lax.with_sharding_constraint(grads, shardings.params)
@@ -94,8 +100,11 @@ def make_train_step(
       params=_choose(finite, params, state.params),
       opt_state=_choose(finite, opt_state, state.opt_state),
       skipped=state.skipped + (~finite).astype(jnp.int32),
-      skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1),
+      skipped_in_a_row=jnp.where(
+        finite, 0, state.skipped_in_a_row + jnp.logical_not(rescaled)
+      ),
       ema=_choose(finite, _averaged(state.ema, params, ema_decay), state.ema),
+      loss_scale=loss_scale,
     )
     new_state = _choose(halted, state, moved)
     metrics = {
@@ -108,6 +117,8 @@ def make_train_step(
       "skipped": new_state.skipped,
       "skipped_in_a_row": new_state.skipped_in_a_row,
     }
+    if state.loss_scale is not None:
+      metrics["loss_scale"] = state.loss_scale.scale
     return new_state, metrics
 
   copies = replicated(mesh)

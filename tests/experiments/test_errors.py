@@ -68,7 +68,7 @@ OVERRIDES = {
   "no skipped step": (["max_skipped=0"], ["max_skipped", "at least 1, got 0"]),
   "unknown precision": (
     ["precision=float8"],
-    ["'bfloat16', 'float32'", "got 'float8'"],
+    ["'bfloat16', 'float16', 'float32'", "got 'float8'"],
   ),
   "space without dimension": (["model.dim=0"], ["model.dim", "got 0"]),
   "encoder without width": (
