@@ -22,7 +22,7 @@ from experiments import build, cli, cluster, config_flag, results
 from experiments import workdir as workdirs
 from pmrl_jax import training
 
-_STEP = flags.DEFINE_string(
+STEP = flags.DEFINE_string(
   "step", "latest", "Which checkpoint: latest, best, or the number of a step."
 )
 _OUTPUT = flags.DEFINE_string(
@@ -65,7 +65,7 @@ def main() -> None:
     return
   evaluate(
     Path(folder),
-    _STEP.value,
+    STEP.value,
     Path(_OUTPUT.value or folder),
     allow_missing=allow_missing,
   )
@@ -135,7 +135,7 @@ def evaluate(
   if not (folder / "checkpoints").is_dir():
     raise FileNotFoundError(f"{folder} has no checkpoints yet; train it first")
   checkpointer = build.build_checkpointer(config, folder, read_only=True)
-  step = _choose_step(checkpointer, which)
+  step = choose_step(checkpointer, which)
   run = build.build_run(config)
   try:
     state = checkpointer.restore_step(step, run.state)
@@ -190,7 +190,17 @@ def _history(folder: Path, step: int) -> list[dict[str, Any]]:
   return [row for row in training.read_metrics(folder) if row["step"] <= step]
 
 
-def _choose_step(checkpointer: training.Checkpointer, which: str) -> int:
+def choose_step(checkpointer: training.Checkpointer, which: str) -> int:
+  """The step that `--step` names.
+
+  Args:
+    checkpointer: The checkpoints of a run.
+    which: `latest`, `best` or a step.
+
+  Raises:
+    FileNotFoundError: If there are no checkpoints.
+    ValueError: If there is none of this step.
+  """
   steps = checkpointer.steps()
   if not steps:
     raise FileNotFoundError("the run has no checkpoints yet; train it first")

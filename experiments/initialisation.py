@@ -1,7 +1,11 @@
-"""Parameters to start from: converted ones, or those of another run."""
+"""Parameters to start from: converted ones, or those of another run.
+
+They are a folder that `experiments.convert` wrote, that of a run, or a file
+that `experiments.export` wrote.
+"""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +16,13 @@ from experiments import workdir as workdirs
 from experiments.convert.from_torch import PARAMS
 from pmrl_jax import encoders, training
 from pmrl_jax.encoders.resize import nearest_indices
+from pmrl_jax.weights.safetensors_files import read_metadata, read_safetensors
 from pmrl_jax.weights.trees import flat, listing, nested
 
 # Of a published model that has other modalities than a converted one: what
 # belongs to those that it lacks. Its encoders go by any names.
 _OF_MODALITIES = re.compile("^(encoders|heads|fused_heads|adapters)_[^/]+/")
+_FILE = ".safetensors"
 # Embeddings of frames and clips, the number of which is no matter.
 _CLIPS = re.compile("^adapters_[^/]+/clip_embedding$")
 
@@ -32,7 +38,8 @@ def replaced(params: Any, folders: Sequence[str], model: Any = None) -> Any:
   Args:
     params: The model's, random.
     folders: Each with some of them: what `experiments.convert` wrote, or a run,
-      whose best checkpoint is read.
+      whose best checkpoint is read, or a .safetensors file that
+      `experiments.export` wrote.
     model: The model.
 
   Returns:
@@ -48,7 +55,7 @@ def replaced(params: Any, folders: Sequence[str], model: Any = None) -> Any:
   parts = {name.split("/")[0] for name in ours}
   left_out = 0
   for folder in folders:
-    theirs = flat(training.params_shapes(*_place(Path(folder))))
+    theirs = _specs(Path(folder))
     if is_published:
       known = {
         name: spec
@@ -66,14 +73,47 @@ def replaced(params: Any, folders: Sequence[str], model: Any = None) -> Any:
     found |= dict.fromkeys(theirs, folder)
   # Only now, since all that can be wrong was to show before.
   for folder in folders:
-    arrays = training.load_params(*_place(Path(folder)))
-    for name, array in flat(arrays).items():
+    for name, array in _arrays(Path(folder)):
       if name in found:
         ours[name] = _placed(_resized(array, ours[name]), ours[name])
   print(f"{len(found):,} of {len(ours):,} parameter arrays are from {folders}")
   if left_out:
     print(f"{left_out:,} arrays of modalities that the run lacks are left out")
   return nested(ours)
+
+
+def _specs(source: Path) -> dict[str, Any]:
+  """What has the shapes and dtypes of parameters, by their paths."""
+  if source.suffix == _FILE:
+    return _tensors(source)
+  return flat(training.params_shapes(*_place(source)))
+
+
+def _arrays(source: Path) -> Iterator[tuple[str, np.ndarray]]:
+  """The parameters with their paths, of a file one at a time."""
+  if source.suffix == _FILE:
+    for name, tensor in _tensors(source).items():
+      yield name, tensor.read()
+    return
+  yield from flat(training.load_params(*_place(source))).items()
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+  """The parameters in a file, still in it.
+
+  Raises:
+    ValueError: If it is damaged, or no file of experiments.export.
+    FileNotFoundError: If it is not there.
+  """
+  if not path.is_file():
+    raise FileNotFoundError(f"config.init_from names {path}, which is no file")
+  if (written := read_metadata(path).get("format")) != "flax":
+    raise ValueError(
+      f"config.init_from names {path}, whose arrays are not as Flax has them "
+      f"(its format is {written!r}); experiments.convert makes a folder of it, "
+      "to start from"
+    )
+  return read_safetensors(path)
 
 
 def _place(folder: Path) -> tuple[Path, str | None]:
@@ -83,7 +123,8 @@ def _place(folder: Path) -> tuple[Path, str | None]:
   if not (folder / "checkpoints").is_dir():
     raise FileNotFoundError(
       f"config.init_from names {folder}, which is no folder that "
-      "experiments.convert wrote, and none of a run with checkpoints"
+      "experiments.convert wrote, none of a run with checkpoints, and no "
+      ".safetensors file"
     )
   config = workdirs.read_config(folder)
   checkpointer = training.Checkpointer(

@@ -19,7 +19,12 @@ from pmrl_jax.training.loop import (
 )
 from pmrl_jax.training.objectives import make_matching_objective
 from pmrl_jax.training.optimizer import PUBLISHED_OPTIMIZER, make_optimizer
-from pmrl_jax.training.params import load_params, params_shapes, save_params
+from pmrl_jax.training.params import (
+  load_param,
+  load_params,
+  params_shapes,
+  save_params,
+)
 from pmrl_jax.training.precision import make_loss_scale
 from pmrl_jax.training.profile import parse_steps, profiled
 from pmrl_jax.training.sharding import (
@@ -53,6 +58,7 @@ __all__ = [
   "create_state",
   "fit",
   "gather_for",
+  "load_param",
   "load_params",
   "make_loss_scale",
   "make_matching_objective",

@@ -67,7 +67,33 @@ def load_params(folder: str | os.PathLike, part: str | None = None) -> Any:
   Raises:
     ValueError: If the folder holds no parameters, or they are damaged.
   """
-  shapes = params_shapes(folder, part)
+  return _restore(folder, params_shapes(folder, part), part)
+
+
+def load_param(
+  folder: str | os.PathLike, name: str, shape: Any, part: str
+) -> np.ndarray:
+  """Loads one of the parameters in a tree that holds more.
+
+  Args:
+    folder: Where they are.
+    name: Its path, as "encoders_text/norm/scale".
+    shape: Of it, from `params_shapes`.
+    part: In which part of the tree it is.
+
+  Raises:
+    ValueError: If it is damaged, or none of them.
+  """
+  *parents, last = name.split("/")
+  tree: dict[str, Any] = {last: shape}
+  for parent in reversed(parents):
+    tree = {parent: tree}
+  (array,) = jax.tree.leaves(_restore(folder, tree, part))
+  return array
+
+
+def _restore(folder: str | os.PathLike, shapes: Any, part: str | None) -> Any:
+  """Reads what `shapes` has, which is all of it unless there is a part."""
   args = jax.tree.map(
     lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes
   )

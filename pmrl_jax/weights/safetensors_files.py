@@ -69,6 +69,20 @@ def read_safetensors(path: Path) -> dict[str, LazyTensor]:
   return {key: tensor(key) for key in forms}
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+  """The strings in the header of a file.
+
+  Args:
+    path: Of the file.
+
+  Raises:
+    ValueError: If it is not such a file, or is truncated.
+    ImportError: If safetensors is not installed.
+  """
+  with _open(path) as file:
+    return dict(file.metadata() or {})
+
+
 def write_safetensors(
   path: str | os.PathLike,
   tensors: Mapping[str, LazyTensor],
@@ -83,8 +97,8 @@ def write_safetensors(
   Args:
     path: Of the file; it is replaced if it is there.
     tensors: `{key: tensor}`.
-    metadata: Strings for the header. `format: pt` is set: the axes lie as
-      PyTorch has them.
+    metadata: Strings for the header. `format` is "pt" unless it is given: the
+      axes lie as PyTorch has them.
 
   Yields:
     Each key, once its tensor is written.
