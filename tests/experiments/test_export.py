@@ -180,10 +180,10 @@ def test_another_run_starts_from_the_file(averaged, tmp_path, capsys):
   target = tmp_path / "file.safetensors"
   export.export(averaged, target)
   ours = {
-    "a": {"kernel": np.zeros((2, 3), np.float32)},
-    "b": np.zeros(4, np.float32),
-    "temperature": np.zeros((), np.float32),
-    "c": np.full(2, 7, np.float32),
+    "a": {"kernel": jnp.zeros((2, 3))},
+    "b": jnp.zeros(4),
+    "temperature": jnp.zeros(()),
+    "c": jnp.full(2, 7.0),
   }
   capsys.readouterr()
   params = initialisation.replaced(ours, [str(target)])
