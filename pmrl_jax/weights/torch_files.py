@@ -2,6 +2,7 @@
 
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def read_torch(path: Path) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
       weights.
     ImportError: If PyTorch is not installed.
   """
+  _check_no_program(path)
   file = _File(path)
 
   def tensor(key: str, loaded: Any) -> LazyTensor:
@@ -69,6 +71,28 @@ class _File:
     if self._is_mapped and self._num_bytes > _WINDOW:
       self._loaded, self._num_bytes = None, 0
     return array
+
+
+def _check_no_program(path: Path) -> None:
+  """Checks by its names alone that an archive is not one of `torch.jit.save`.
+
+  Such an archive has the source of a program beside its tensors, and loading
+  it runs parts of that.
+  """
+  try:
+    with zipfile.ZipFile(path) as archive:
+      names = {name.partition("/")[2] for name in archive.namelist()}
+  except zipfile.BadZipFile:  # older, or damaged: torch.load tells
+    return
+  if "constants.pkl" in names and any(n.startswith("code/") for n in names):
+    raise ValueError(
+      f"{path} is a TorchScript archive (torch.jit.save), as OpenAI's own "
+      "files of CLIP are: a program beside the weights, which may run when it "
+      "is loaded; it was not. Take OpenCLIP's .safetensors of the same "
+      "weights; or, if you trust the file, save its state dict once: "
+      f"torch.save(torch.jit.load({str(path)!r}, map_location='cpu')"
+      ".state_dict(), 'weights.pt')"
+    )
 
 
 def _load(path: Path) -> tuple[Any, bool]:

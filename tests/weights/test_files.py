@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import sys
 import zipfile
 
@@ -322,6 +323,53 @@ def test_code_in_a_file_is_refused_and_not_run(
   torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pt")
   with pytest.raises(ValueError, match=r"Linear.*Save the state dict alone"):
     open_checkpoint(tmp_path / "module.pt")
+
+
+def scripted(torch, tensors):
+  """A TorchScript module that has some tensors under their dotted names."""
+  root = torch.nn.Module()
+  for key, tensor in tensors.items():
+    *parents, name = key.split(".")
+    module = root
+    for parent in parents:
+      if parent not in dict(module.named_children()):
+        module.add_module(parent, torch.nn.Module())
+      module = module.get_submodule(parent)
+    module.register_buffer(name, tensor)
+  return torch.jit.script(root)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_torchscript_archive_is_explained_and_can_be_mended(
+  torch, tensors, tmp_path, monkeypatch
+):
+  """As OpenAI's own files of CLIP are."""
+  path = tmp_path / "ViT-B-32.pt"
+  keys = ("a.weight", "scalar", "ids")  # "half" is a method of modules
+  module = scripted(torch, {key: tensors[key] for key in keys})
+  torch.jit.save(module, path)
+  message = re.escape(
+    f"{path} is a TorchScript archive (torch.jit.save), as OpenAI's"
+  )
+  with monkeypatch.context() as patched:
+    patched.setattr(torch, "load", None)  # nothing of it is loaded
+    patched.setattr(torch.jit, "load", None)
+    with pytest.raises(ValueError, match=message) as caught:
+      open_checkpoint(path)
+  # The command of the message makes a file that is read.
+  command = str(caught.value).partition("once: ")[2]
+  monkeypatch.chdir(tmp_path)
+  exec(command, {"torch": torch})
+  check(open_checkpoint(tmp_path / "weights.pt"), {k: TENSORS[k] for k in keys})
+  # Without PyTorch the answer is the same: not to install it.
+  monkeypatch.setitem(sys.modules, "torch", None)
+  with pytest.raises(ValueError, match=message):
+    open_checkpoint(path)
+  # Half an archive is no longer known for one.
+  monkeypatch.undo()
+  path.write_bytes(path.read_bytes()[:-200])
+  with pytest.raises(ValueError, match="or it is truncated"):
+    open_checkpoint(path)
 
 
 def test_an_old_pytorch_is_refused(torch, monkeypatch, tmp_path):
