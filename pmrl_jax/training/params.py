@@ -10,9 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tensorstore
 
 # Bytes that are kept in memory before they are written.
 _BUFFER = 32 * 2**20
+# Of a piece of an array, which is read or written as a whole.
+_CHUNK = 32 * 2**20
+# How many at a time: meanwhile they are in memory twice.
+_PIECES = 1
 
 
 def save_params(folder: str | os.PathLike, params: Any) -> None:
@@ -28,7 +33,13 @@ def save_params(folder: str | os.PathLike, params: Any) -> None:
   with ocp.Checkpointer(_handler()) as checkpointer:
     checkpointer.save(
       Path(folder).absolute(),
-      args=ocp.args.PyTreeSave(params, ocdbt_target_data_file_size=_BUFFER),
+      args=ocp.args.PyTreeSave(
+        params,
+        save_args=jax.tree.map(
+          lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), params
+        ),
+        ocdbt_target_data_file_size=_BUFFER,
+      ),
     )
 
 
@@ -125,10 +136,17 @@ def _handler(part: str | None = None) -> ocp.PyTreeCheckpointHandler:
 
 
 class _OneByOne(ocp.type_handlers.NumpyHandler):
-  """Writes and reads arrays in turn, where orbax has all of them in flight."""
+  """Writes and reads piece by piece, where orbax has everything in flight."""
 
   def __init__(self) -> None:
     super().__init__(deepcopy_host_arrays=False)
+    self._context = tensorstore.Context(
+      {
+        "file_io_concurrency": {"limit": _PIECES},
+        "data_copy_concurrency": {"limit": _PIECES},
+        "cache_pool#ocdbt": {"total_bytes_limit": _BUFFER},  # orbax names it
+      }
+    )
 
   async def serialize(
     self, values: Sequence[Any], infos: Sequence[Any], args: Any = None
@@ -139,6 +157,7 @@ class _OneByOne(ocp.type_handlers.NumpyHandler):
 
     def write() -> None:
       for value, info, arg in zip(values, infos, args):
+        info.ts_context = self._context
         for future in asyncio.run(serialize([value], [info], [arg])):
           future.result()
 
@@ -155,5 +174,6 @@ class _OneByOne(ocp.type_handlers.NumpyHandler):
     args = args or [ocp.RestoreArgs()] * len(infos)
     arrays: list[Any] = []
     for info, arg in zip(infos, args):
+      info.ts_context = self._context
       arrays += await super().deserialize([info], [arg])
     return arrays
