@@ -6,15 +6,17 @@ On the CPU a small one, forward, backward and optimizer, with PyTorch in turns
 where it is installed. On an accelerator the full one in bfloat16, with what it
 makes of the device. Besides, on shapes alone: how long layers take to compile,
 what memory recomputing saves, and how many operations a step has. Prints
-tables and writes `runs/benchmarks/model.json`; see docs/benchmarks.md.
+tables at the end; `runs/benchmarks/model.json` is written anew after every
+measurement, so that an interrupted run leaves what it has ("complete": false
+in it). See docs/benchmarks.md.
 """
 
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import tqdm
@@ -60,6 +62,15 @@ _BATCH, _FULL_BATCH = 8, 16
 _MAX_SECONDS, _SECONDS_IN_ALL = 120.0, 120.0
 
 
+class Found(NamedTuple):
+  """What was measured so far."""
+
+  timings: list[timing.Timing[StepCase]]  # of the steps
+  towers: list[step_compilation.TowerCompilation]  # compiled, for the time
+  memories: list[step_compilation.StepMemory]  # compiled, for the memory
+  counted: list[model_report.Counted]  # the operations
+
+
 def main() -> None:
   """Measures from the flags."""
   options.check_positive(options.ROUNDS)
@@ -81,33 +92,42 @@ def main() -> None:
     tables.check_markdown(page, _place())
   load = os.getloadavg()[0]
 
-  rounds = options.ROUNDS.value or _ROUNDS
-  timings = time_steps(cases, rounds=rounds) if _TIMING.value else []
   sizes = [cases[0]]
   if _FULL.value and size != "full":
     sizes.append(StepCase("full", _FULL_BATCH, dtype, True))
-  towers, memories = [], []
+  found, here = Found([], [], [], []), machine.describe()
+  parts: list[tuple[list, Iterator]] = [(found.counted, map(count, sizes))]
   if _COMPILATION.value:
-    towers = compile_towers(cases[0], depths)
-    memories = compile_steps(sizes)
-  counted = [count(case) for case in sizes]
-  write(timings, towers, memories, counted, load, output, page)
+    parts = [
+      (found.towers, compile_towers(cases[0], depths)),
+      (found.memories, compile_steps(sizes)),
+      *parts,
+    ]
+  if _TIMING.value:
+    rounds = options.ROUNDS.value or _ROUNDS
+    parts = [(found.timings, time_steps(cases, rounds=rounds)), *parts]
+  for kept, measurements in parts:
+    for measured in measurements:
+      kept.append(measured)
+      save(found, here, load, output)
+  save(found, here, load, output, is_complete=True)
+  show(found, here, load, page)
+  print(f"\nresults: {output}")
 
 
 def time_steps(
   cases: Sequence[StepCase], *, rounds: int
-) -> list[timing.Timing[StepCase]]:
+) -> Iterator[timing.Timing[StepCase]]:
   """Times the steps of all contestants on all cases.
 
   Args:
     cases: The cases.
     rounds: How often each is called.
   """
-  timings: list[timing.Timing[StepCase]] = []
   with tqdm.tqdm(cases, desc="steps", unit="case") as bar:
     for case in bar:
       bar.set_description(str(case))
-      timings += timing.measure(
+      yield from timing.measure(
         contestants(),
         case,
         rounds=rounds,
@@ -116,7 +136,6 @@ def time_steps(
         tell=bar.set_postfix_str,
       )
       jax.clear_caches()
-  return timings
 
 
 def contestants() -> list[Contestant[StepCase]]:
@@ -134,24 +153,20 @@ def contestants() -> list[Contestant[StepCase]]:
 
 def compile_towers(
   case: StepCase, depths: Sequence[int]
-) -> list[step_compilation.TowerCompilation]:
+) -> Iterator[step_compilation.TowerCompilation]:
   """Compiles vision towers of some depths, in loops and unrolled."""
   todo = step_compilation.plan_towers(depths)
-  return [
-    step_compilation.compile_tower(case, depth, scan_layers=scan)
-    for depth, scan in tqdm.tqdm(todo, desc="compiling", unit="tower")
-  ]
+  for depth, scan in tqdm.tqdm(todo, desc="compiling", unit="tower"):
+    yield step_compilation.compile_tower(case, depth, scan_layers=scan)
 
 
 def compile_steps(
   cases: Sequence[StepCase],
-) -> list[step_compilation.StepMemory]:
+) -> Iterator[step_compilation.StepMemory]:
   """Compiles steps under all policies of recomputing."""
   todo = [(c, policy) for c in cases for policy in step_compilation.POLICIES]
-  return [
-    step_compilation.compile_step(case, policy)
-    for case, policy in tqdm.tqdm(todo, desc="memory", unit="step")
-  ]
+  for case, policy in tqdm.tqdm(todo, desc="memory", unit="step"):
+    yield step_compilation.compile_step(case, policy)
 
 
 def count(case: StepCase) -> model_report.Counted:
@@ -161,62 +176,63 @@ def count(case: StepCase) -> model_report.Counted:
   )
 
 
-def write(
-  timings: Sequence[timing.Timing[StepCase]],
-  towers: Sequence[step_compilation.TowerCompilation],
-  memories: Sequence[step_compilation.StepMemory],
-  counted: Sequence[model_report.Counted],
+def save(
+  found: Found,
+  here: dict[str, Any],
   load: float,
   output: Path,
-  page: Path | None,
+  *,
+  is_complete: bool = False,
 ) -> None:
-  """Prints the tables, and writes them and all figures.
+  """Writes all figures that there are so far.
 
   Args:
-    timings: Of the steps.
-    towers: What was compiled for the time it takes.
-    memories: What was compiled for its memory.
-    counted: The operations.
+    found: The figures.
+    here: The machine.
     load: Of the machine before, which has other things to do above 1 or so.
-    output: The file for the figures.
-    page: The page for the tables, if there is one.
+    output: The file.
+    is_complete: Whether there will be no more.
   """
-  here = machine.describe()
-  assessed = model_report.assess(timings)
   results: dict[str, Any] = {
     "machine": here,
     "command": sys.argv,
+    "complete": is_complete,
     "load": load,
-    "timings": report.timings_as_json(timings),
-    **model_report.as_json(towers, memories, counted),
-    "goals": report.goals_as_json(assessed),
+    "timings": report.timings_as_json(found.timings),
+    **model_report.as_json(found.towers, found.memories, found.counted),
+    "goals": report.goals_as_json(model_report.assess(found.timings)),
   }
   workdir.write_atomically(output, json.dumps(results, indent=1) + "\n")
-  found = []
-  if timings:
+
+
+def show(
+  found: Found, here: dict[str, Any], load: float, page: Path | None
+) -> None:
+  """Prints the tables, and writes them into a page, if there is one."""
+  shown, assessed = [], model_report.assess(found.timings)
+  if found.timings:
     against = twin.EAGER if _on_cpu() else "remat full"
-    found.append(model_report.step_table(timings, against))
-    found += model_report.absent_tables(timings)
-  if timings and not _on_cpu():
+    shown.append(model_report.step_table(found.timings, against))
+    shown += model_report.absent_tables(found.timings)
+  if found.timings and not _on_cpu():
     device = jax.devices()[0]
-    found.append(
+    shown.append(
       model_report.utilisation_table(
-        timings, counted, device.device_kind, flops.peak(device)
+        found.timings, found.counted, device.device_kind, flops.peak(device)
       )
     )
-  found.append(model_report.flops_table(counted))
-  if towers:
-    found.append(model_report.compilation_table(towers))
-  if memories:
-    found.append(model_report.memory_table(memories))
+  shown.append(model_report.flops_table(found.counted))
+  if found.towers:
+    shown.append(model_report.compilation_table(found.towers))
+  if found.memories:
+    shown.append(model_report.memory_table(found.memories))
   if assessed:
-    found.append(report.goal_table(assessed))
+    shown.append(report.goal_table(assessed))
   head = f"{machine.sentence(here)}; load average before: {load:.1f}"
-  print("\n\n".join([head, *map(tables.as_text, found)]))
-  print(f"\nresults: {output}")
+  print("\n\n".join([head, *map(tables.as_text, shown)]))
   if page:
     tables.write_markdown(
-      page, _place(), "\n\n".join([head, *map(tables.as_markdown, found)])
+      page, _place(), "\n\n".join([head, *map(tables.as_markdown, shown)])
     )
 
 

@@ -275,6 +275,7 @@ def test_the_program_writes_what_it_prints(call, tmp_path):
     eager = times[twin.EAGER, dropout]
     is_there = published.version() is not None
     assert is_there == (eager["skipped"] is None), eager["skipped"]
+  assert found["complete"] is True
   assert len(found["compilation"]) == 4
   assert [m["remat"] for m in found["memory"]] == list(
     step_compilation.POLICIES
@@ -286,6 +287,38 @@ def test_the_program_writes_what_it_prints(call, tmp_path):
   text = page.read_text()
   assert "<!-- begin model on cpu -->" in text and "remat dots" in text
   assert "remat dots" in ended.out
+
+
+def test_an_interrupted_program_leaves_what_it_has(call, tmp_path, monkeypatch):
+  """Here in the second of three parts, after two of its four measurements."""
+  output, page = tmp_path / "model.json", tmp_path / "page.md"
+  measured = iter((True, True))
+
+  def compile_tower(case, depth, *, scan_layers):
+    if not next(measured, False):
+      raise KeyboardInterrupt
+    return step_compilation.TowerCompilation(case, depth, scan_layers, 1.0, 2.0)
+
+  monkeypatch.setattr(timing, "measure", lambda *_, **__: timings(
+    ours={0: 0.5}, eager={0: 1.0}
+  ))  # fmt: skip
+  monkeypatch.setattr(step_compilation, "compile_tower", compile_tower)
+  ended = call(
+    model.main,
+    "--model_size=tiny",
+    "--depths=1,2",
+    f"--output={output}",
+    f"--markdown={page}",
+  )
+  assert ended.code == 130
+  found = json.loads(output.read_text())
+  assert found["complete"] is False
+  assert len(found["compilation"]) == 2 and not found["memory"]
+  names = [timing["name"] for timing in found["timings"]]
+  assert names == 2 * [twin.EAGER, twin.COMPILED, steps.OURS]
+  assert found["goals"][0]["measured"] == 0.5
+  # A page has all tables or those of before.
+  assert not page.exists()
 
 
 @pytest.mark.parametrize(
