@@ -177,3 +177,10 @@ class _OneByOne(ocp.type_handlers.NumpyHandler):
       info.ts_context = self._context
       arrays += await super().deserialize([info], [arg])
     return arrays
+
+  async def metadata(self, infos: Sequence[Any]) -> list[Any]:
+    """Reads shapes and dtypes; after a failure nothing is left in flight."""
+    found: list[Any] = []
+    for info in infos:
+      found += await super().metadata([info])
+    return found
