@@ -10,7 +10,9 @@ learning rate 1e-5. The spectral terms see frames, sound and subtitles, too.
 
 Data: vast150k/train.parquet (docs/datasets/vast150k.md), and to watch the
 training the test of MSR-VTT (docs/datasets/msrvtt.md), as it is: not trained
-on. The paper watches DiDeMo, VATEX, AudioCaps and Clotho as well.
+on. The paper watches DiDeMo, VATEX, AudioCaps and Clotho as well; a run watches
+one set, and experiments.evaluate measures the others afterwards
+(docs/published_model.md).
 """
 
 import ml_collections
