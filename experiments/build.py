@@ -99,7 +99,7 @@ def build_train_step(config: ml_collections.ConfigDict, run: Run) -> Callable:
   # Not in the configs of old runs.
   compiler_options = config.get("compiler_options", {})
   return training.make_train_step(
-    build_objective(config, run.model),
+    build_objective(config, run.model, run.mesh),
     run.optimizer,
     schedule=run.learning_rate,
     seed=config.seed,

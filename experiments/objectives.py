@@ -1,27 +1,34 @@
 """Config -> objective, and which parameters it does not depend on."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import ml_collections
+from jax.sharding import Mesh, PartitionSpec
 
 from pmrl_jax import encoders, training
 from pmrl_jax.losses import gradient_cache, pmrl_loss
 from pmrl_jax.training.step import Objective
 
+_ROUTES = ("compiler", "gather", "ring")
+
 
 def build_objective(
-  config: ml_collections.ConfigDict, model: nn.Module
+  config: ml_collections.ConfigDict,
+  model: nn.Module,
+  mesh: Mesh | None = None,
 ) -> Objective:
   """The loss as a function of parameters, batch and key.
 
   Args:
     config: `loss` holds the keyword arguments of `pmrl_loss`; `matching`, for
       the published model, those of `training.make_matching_objective`;
-      `micro_batch_size` says how many instances are encoded at a time.
+      `micro_batch_size` says how many instances are encoded at a time; `route`
+      how the devices come to each other's embeddings, see `loss_of_devices`.
     model: The model.
+    mesh: The devices, over which the batch is split; None: there is one.
 
   Returns:
     The objective.
@@ -31,11 +38,13 @@ def build_objective(
     TypeError: If an option does not exist.
   """
   arguments, matching = dict(config.loss), matching_options(config, model)
+  loss_of = loss_of_devices(config, mesh)
   if matching is not None:
     return training.make_matching_objective(
       model,
       loss=arguments,
       micro_batch_size=config.get("micro_batch_size"),
+      spectral=loss_of,
       **matching,
     )
 
@@ -55,12 +64,80 @@ def build_objective(
     params: Any, batch: Mapping[str, Any], key: jax.Array
   ) -> tuple[jax.Array, dict[str, jax.Array]]:
     embeddings, where = encode(params, batch, key)
-    loss, alignment, instance, _ = pmrl_loss(
-      embeddings, where=where, ids=batch["ids"], **arguments
-    )
-    return loss, {"alignment": alignment, "instance": instance}
+    result = loss_of(embeddings, where=where, ids=batch["ids"], **arguments)
+    return result.loss, {
+      "alignment": result.alignment,
+      "instance": result.instance,
+    }
 
   return objective
+
+
+class _Terms(NamedTuple):
+  """The part of `losses.PMRLLoss` that is the same on every device."""
+
+  loss: jax.Array
+  alignment: jax.Array
+  instance: jax.Array
+
+
+def loss_of_devices(
+  config: ml_collections.ConfigDict, mesh: Mesh | None
+) -> Callable[..., Any]:
+  """`pmrl_loss`, for embeddings that are split over the devices.
+
+  Args:
+    config: `route` is "compiler" (the default): it decides what is sent;
+      "gather": each device gets all embeddings; or "ring": they travel, and no
+      device ever holds those of the whole batch. The result is the same up to
+      rounding. Compilers for TPUs split no eigendecomposition, and have every
+      device do those of the whole batch; the other two do not let them.
+    mesh: The devices.
+
+  Returns:
+    A function with the arguments of `pmrl_loss`.
+
+  Raises:
+    ValueError: If the route is unknown or does not fit the config.
+  """
+  route = config.get("route", "compiler")
+  if route not in _ROUTES:
+    raise ValueError(
+      f"config.route must be one of {list(_ROUTES)}, got {route!r}"
+    )
+  if route == "compiler" or mesh is None:
+    return pmrl_loss
+  if (config.get("matching") or {}).get("num_groups", 1) > 1:
+    raise ValueError(
+      f"config.route = {route!r} compares the whole batch, and "
+      "config.matching.num_groups = "
+      f"{config.matching.num_groups} groups of it; set one of them to its "
+      "default, 'compiler' or 1"
+    )
+  axes = mesh.axis_names
+
+  def loss_of(
+    embeddings: jax.Array, *, where: Any, ids: Any, **arguments: Any
+  ) -> _Terms:
+    def of_device(x: jax.Array, where: Any, ids: Any) -> _Terms:
+      result = pmrl_loss(
+        x,
+        where=where,
+        ids=ids,
+        axis_name=axes,
+        ring=route == "ring",
+        **arguments,
+      )
+      return _Terms(result.loss, result.alignment, result.instance)
+
+    return jax.shard_map(
+      of_device,
+      mesh=mesh,
+      in_specs=PartitionSpec(axes),
+      out_specs=PartitionSpec(),
+    )(embeddings, where, ids)
+
+  return loss_of
 
 
 def matching_options(

@@ -7,9 +7,7 @@ each chip, and what the chips send each other. Needs the compiler for TPUs, but
 no TPU: `pip install 'pmrl_jax[train,tpu]'`, in an environment of its own.
 """
 
-import importlib.util
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -32,6 +30,7 @@ from experiments.benchmarks import (
 )
 from experiments.benchmarks.cases import Case
 from experiments.benchmarks.objectives import CONTRASTS
+from experiments.plan import targets
 
 _TOPOLOGIES = flags.DEFINE_list(
   "topologies", ["v5e:4x4", "v5p:2x2x2"], "What to compile for."
@@ -44,13 +43,6 @@ flags.adopt_module_key_flags(options)
 
 _BATCH, _MODALITIES = (32_768,), (3,)
 _PLACE = "TPU compilation"  # of the tables in a page
-# The compiler asks for the machine that it runs on, which is not the one that
-# it compiles for.
-_NO_TPU = {
-  "TPU_SKIP_MDS_QUERY": "1",
-  "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-  "TPU_WORKER_HOSTNAMES": "localhost",
-}
 
 
 class Compilation(NamedTuple):
@@ -76,7 +68,7 @@ def main() -> None:
     for batch in options.numbers(options.BATCH, _BATCH, minimum=2)
   ]
   options.check_positive(options.DIM, options.BLOCK_SIZE)
-  chips = {name: _chips(name) for name in _TOPOLOGIES.value}
+  chips = {name: targets.tpu_devices(name) for name in _TOPOLOGIES.value}
   for name, devices in chips.items():
     for case in cases:
       if case.batch % len(devices):
@@ -204,34 +196,6 @@ def _in_words(found: Counter[collectives.Collective]) -> str:
 
 def _groups(done: Sequence[Compilation]) -> list[tuple[str, Case]]:
   return list(dict.fromkeys((c.topology, c.case) for c in done))
-
-
-def _chips(topology: str) -> list[jax.Device]:
-  """The chips of a topology, as the compiler knows them.
-
-  Raises:
-    ValueError: If there is no compiler for TPUs or no such topology.
-  """
-  if importlib.util.find_spec("libtpu") is None:
-    raise ValueError(
-      "the compiler for TPUs, libtpu, is not installed; it needs no TPU: "
-      "pip install 'pmrl_jax[train,tpu]', in an environment of its own"
-    )
-  from jax.experimental import topologies
-
-  for name, value in _NO_TPU.items():
-    os.environ.setdefault(name, value)
-  jax.config.update("jax_platforms", "cpu")
-  try:
-    described = topologies.get_topology_desc(
-      platform="tpu", topology_name=topology
-    )
-  except jax.errors.JaxRuntimeError as error:
-    raise ValueError(
-      f"--topologies: the compiler does not know {topology!r} (a known one is "
-      f"v5e:4x4): {error}"
-    ) from None
-  return described.devices
 
 
 if __name__ == "__main__":

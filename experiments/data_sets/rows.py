@@ -146,10 +146,27 @@ def _input(name: str, rows: Rows, fields: dict[str, Any]) -> Input:
       raise ValueError(f"no row of the training data has the modality {name!r}")
     value = rows.value(int(present[0]), name)
     fields["shape"] = inputs.read_array(value).shape
-  return _build_input(kind, fields, f"config.data.inputs.{name}")
+  return build_input(kind, fields, f"config.data.inputs.{name}")
 
 
-def _build_input(kind: str, fields: Mapping[str, Any], name: str) -> Any:
+def build_input(
+  kind: str, fields: Mapping[str, Any], name: str, *, check_files: bool = True
+) -> Any:
+  """The input of a kind and fields, as `config.data.inputs` names them.
+
+  Args:
+    kind: One of those of the config.
+    fields: What it takes.
+    name: The key of the config, for errors.
+    check_files: Whether a tokenizer's file has to be there.
+
+  Returns:
+    The input.
+
+  Raises:
+    ValueError: If the kind or a field is unknown, missing or out of range.
+    FileNotFoundError: If the file of a tokenizer is not there.
+  """
   if kind not in _INPUTS:
     raise ValueError(
       f"{name}.kind must be one of {sorted(_INPUTS)}, got {kind!r}"
@@ -166,7 +183,7 @@ def _build_input(kind: str, fields: Mapping[str, Any], name: str) -> Any:
   ]
   if missing:
     raise ValueError(f"{name} lacks the fields {missing} of {kind}")
-  if kind == "tokens":
+  if kind == "tokens" and check_files:
     _check_tokenizer(fields["tokenizer"], f"{name}.tokenizer")
   result = _INPUTS[kind](**fields)
   if not all(size > 0 for size in result.spec.shape):

@@ -38,6 +38,7 @@ def make_matching_objective(
   num_groups: int = 1,
   micro_batch_size: int | None = None,
   draw: Callable[..., jax.Array] = sample_hard_negatives,
+  spectral: Callable[..., Any] = pmrl_loss,
 ) -> Objective:
   """Makes the objective of a model that embeds modalities and matches texts.
 
@@ -73,6 +74,7 @@ def make_matching_objective(
     micro_batch_size: How many instances are encoded, and matched, at a time;
       see `losses.gradient_cache`. None: all.
     draw: How negatives are drawn, see `losses.sample_hard_negatives`.
+    spectral: `losses.pmrl_loss`, or that of devices that share the batch.
 
   Returns:
     `(params, batch, key) -> (loss, terms)`. The batch holds `inputs`, `where`
@@ -106,14 +108,15 @@ def make_matching_objective(
     where, ids = batch.get("where"), batch.get("ids")
     sent = {"inputs": batch["inputs"], "where": where}
     encoded = encode(params, sent, encode_key)
-    spectral, terms = _spectral(
+    total, terms = _spectral(
+      spectral,
       encoded.embeddings,
       None if where is None else encoded.where,
       ids,
       num_groups,
       loss,
     )
-    total, texts = spectral, jnp.asarray(batch["inputs"][model.caption])
+    texts = jnp.asarray(batch["inputs"][model.caption])
     matching, pairwise = [], []
     for names, task_key in zip(conditions, task_keys):
       pair = _pair(model, params, encoded, names)
@@ -184,6 +187,7 @@ def _matcher(model: Any) -> Callable[..., jax.Array]:
 
 
 def _spectral(
+  loss: Callable[..., Any],
   embeddings: jax.Array,
   where: jax.Array | None,
   ids: jax.Array | None,
@@ -193,7 +197,7 @@ def _spectral(
   """`pmrl_loss`, or its mean over groups that do not see each other."""
 
   def of_group(x: jax.Array, where: Any, ids: Any) -> tuple:
-    result = pmrl_loss(x, where=where, ids=ids, **arguments)
+    result = loss(x, where=where, ids=ids, **arguments)
     return result.loss, result.alignment, result.instance
 
   batch = embeddings.shape[0]

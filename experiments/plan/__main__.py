@@ -1,0 +1,135 @@
+r"""Tells what a run needs on devices that need not be there.
+
+  python -m experiments.plan --config=experiments/configs/tri_modal.py \
+    --topology=cpux8
+  python -m experiments.plan --config=experiments/configs/pmrl_vast150k.py \
+    --topology=v5e:4x4 --search --config.mesh.fsdp=-1
+
+Compiles the training step of a config, as experiments.train would run it, and
+prints memory, operations and what devices send each other. Nothing is run, and
+no media are read: if a config's data is not there, shapes are those that its
+`data.inputs` describes. TPUs need `pip install 'pmrl_jax[train,tpu]'`, in an
+environment of its own, and no TPU; of GPUs that are not at hand there are
+estimates only, from the compiler for CPUs. See docs/scale.md; exit codes: see
+experiments/cli.py.
+"""
+
+import sys
+from pathlib import Path
+
+import tqdm
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import cli, config_flag
+from experiments.benchmarks import options, tables
+from experiments.plan import report, search, shapes, targets
+from experiments.plan.compilation import Plan, Step
+
+_TOPOLOGY = flags.DEFINE_string(
+  "topology", None, f"What to plan for: {targets.KNOWN}."
+)
+_BATCH = flags.DEFINE_integer(
+  "batch_per_device",
+  None,
+  "Instances on each device. Default: config.batch_size, split evenly; with "
+  "--search where it begins, by default with 1.",
+)
+_SEARCH = flags.DEFINE_bool(
+  "search", False, "Find the largest batch per device, in powers of two."
+)
+_REFINE = flags.DEFINE_integer(
+  "refine", 0, "How often --search halves the gap between powers of two."
+)
+_MOST = flags.DEFINE_integer(
+  "most", 4096, "The largest batch per device that --search tries."
+)
+_CONTRAST = flags.DEFINE_bool(
+  "contrast_alone", True, "Compile the contrastive part alone, too."
+)
+_JSON = flags.DEFINE_string(
+  "json", None, "A file for all figures; plans that are in it stay."
+)
+flags.adopt_module_key_flags(config_flag)
+flags.adopt_module_key_flags(cli)
+
+
+def main() -> None:
+  """Plans from the flags."""
+  if _TOPOLOGY.value is None:
+    raise ValueError(f"--topology is missing; known are {targets.KNOWN}")
+  options.check_positive(_BATCH, _MOST)
+  if _REFINE.value < 0:
+    raise ValueError(f"--refine must not be negative, got {_REFINE.value}")
+  output = Path(_JSON.value) if _JSON.value else None
+  earlier = report.read(output) if output else []
+  page = Path(options.MARKDOWN.value) if options.MARKDOWN.value else None
+  if page:
+    tables.check_markdown(page, report.PLACE)
+
+  config = config_flag.CONFIG.value
+  target = targets.find(_TOPOLOGY.value)
+  known = shapes.find(config)
+  step = Step(config, known.data, target)
+  asked = _asked_batch(config.batch_size, len(target.devices))
+  with tqdm.tqdm(unit=" compilations") as bar:
+    compiled = search.largest(
+      lambda batch: _compile(step, target, batch, bar),
+      start=asked,
+      most=_MOST.value if _SEARCH.value else asked,
+      refinements=_REFINE.value,
+    )
+    best = search.best(compiled)
+    if best and _CONTRAST.value:
+      bar.set_description(f"{target.name}, the contrastive part alone")
+      best = step.with_contrast(best)
+      bar.update()
+  name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+  found = report.Report(
+    config=name,
+    overrides=report.overrides(sys.argv),
+    target=target,
+    plans=[best if best and p[:3] == best[:3] else p for p in compiled],
+    notes=[known.note] if known.note else [],
+  )
+  print(report.as_text(found))
+  if output:
+    report.write(output, earlier, found)
+    print(f"\nresults: {output}")
+  if page:
+    report.write_page(page, [*earlier, *report.as_json(found)])
+  if best is None or (not _SEARCH.value and best.batch_per_device < asked):
+    raise ValueError(report.advice(found, asked))
+
+
+def _compile(
+  step: Step, target: targets.Target, batch: int, bar: tqdm.tqdm
+) -> Plan:
+  """Compiles one batch and shows that."""
+  bar.set_description(f"{target.name}, {batch} per device")
+  plan = step.compile(batch)
+  bar.update()
+  return plan
+
+
+def _asked_batch(batch_size: int, num_devices: int) -> int:
+  """Instances per device to begin with.
+
+  Raises:
+    ValueError: If the config's batch does not split evenly.
+  """
+  if _BATCH.value is not None:
+    return _BATCH.value
+  if _SEARCH.value:
+    return 1
+  if batch_size % num_devices:
+    raise ValueError(
+      f"config.batch_size = {batch_size} does not split evenly over "
+      f"{num_devices} devices; say --batch_per_device, or --search"
+    )
+  return batch_size // num_devices
+
+
+if __name__ == "__main__":
+  flags.mark_flag_as_required("config")
+  cli.run(main)
