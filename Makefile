@@ -6,7 +6,7 @@ BIN := $(ENV)/bin
 CONFIG ?= experiments/configs/tri_modal.py
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help train compare test test-slow benchmark check format clean
+.PHONY: help train compare test test-slow test-tpu benchmark check format clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets.
@@ -19,10 +19,13 @@ compare: $(ENV)/train.installed  ## Install, then compare all losses on equal te
 	$(BIN)/python -m experiments.compare $(ARGS)
 
 test: $(ENV)/test.installed  ## Install, then run the suite.
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow and not tpu" $(ARGS)
 
 test-slow: $(ENV)/test.installed  ## The other tests: programs that measure, rarer routes.
 	$(PYTEST) -m slow $(ARGS)
+
+test-tpu: $(ENV)-tpu/tpu-test.installed  ## Compile for TPUs that need not be there.
+	$(ENV)-tpu/bin/python -m pytest -m tpu tests/experiments/test_plan_tpu.py $(ARGS)
 
 benchmark: $(ENV)/train.installed  ## Install, then measure what the losses cost.
 	$(BIN)/python -m experiments.benchmarks.losses $(ARGS)
@@ -38,6 +41,13 @@ format: $(ENV)/test.installed  ## Format the tree and mend what ruff can mend.
 
 clean:  ## Remove environments and caches; runs are kept.
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+
+# The compiler for TPUs is in an environment of its own: with it installed jax
+# looks for TPUs wherever it starts.
+$(ENV)-tpu/tpu-test.installed: pyproject.toml setup.py
+	$(PYTHON) -m venv $(ENV)-tpu
+	$(ENV)-tpu/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[tpu-test]'
+	touch $@
 
 # An environment is reused until the dependencies change.
 $(ENV)/%.installed: pyproject.toml setup.py

@@ -37,7 +37,7 @@ class Memory(NamedTuple):
   """
 
   parameters: int
-  optimizer: int  # moments and counters
+  optimizer: int  # moments, counters, and an average of parameters
   batch: int
   temporary: int | None  # None: it did not compile
   total: int | None  # at once: arguments, what is not written over them, the
@@ -88,10 +88,11 @@ class Step:
     model: Any = build_model(config, data)
     optimizer, schedule = build_optimizer(config, model)
     key = jax.eval_shape(lambda: jax.random.key(0))
+    decay = config.get("ema_decay")
 
     def start(key: jax.Array, inputs: Any) -> training.TrainState:
       params = model.init(key, inputs)["params"]
-      return training.create_state(params, optimizer)
+      return training.create_state(params, optimizer, ema=decay is not None)
 
     self._state = jax.eval_shape(start, key, shapes.inputs(data, 2))
     self._shardings = training.state_shardings(self._state, self._mesh)
@@ -103,6 +104,7 @@ class Step:
       max_skipped=config.max_skipped,
       mesh=self._mesh,
       shardings=self._shardings,
+      ema_decay=decay,
     )
 
   def compile(self, batch_per_device: int) -> Plan:

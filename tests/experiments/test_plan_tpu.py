@@ -1,0 +1,121 @@
+"""Real programs for TPUs, compiled without one; `make test-tpu` runs this."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+  pytest.mark.tpu,
+  pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="there is no compiler for TPUs; make test-tpu installs it",
+  ),
+]
+ROOT = Path(__file__).parents[2]
+# The published model, as small as its parts allow.
+TINY = {
+  "data.inputs.text.length": 8,
+  "data.inputs.subtitle.length": 8,
+  "data.inputs.vision.resolution": 28,
+  "data.inputs.audio.num_rows": 64,
+  "model.dim": 8,
+  "model.width": 16,
+  "model.encoders.vision.image_size": 28,
+  "model.encoders.audio.patch_width": 8,
+  "model.encoders.audio.conv_kernel": 4,
+  "model.encoders.audio.conv_groups": 2,
+  "model.encoders.text.max_length": 16,
+  "model.encoders.text.vocabulary_size": 8192,
+  **{
+    f"model.encoders.{name}.{field}": value
+    for name in ("text", "vision", "audio")
+    for field, value in {
+      "width": 16,
+      "depth": 2,
+      "num_heads": 2,
+      "mlp_width": 16,
+    }.items()
+  },
+}
+
+
+def run(program, folder, *arguments):
+  """Runs a program in a process of its own, with devices of its own."""
+  # Elsewhere tests fake CPUs; here the compiler for TPUs is what counts.
+  return subprocess.run(
+    [sys.executable, "-m", f"experiments.{program}", *arguments],
+    cwd=folder,
+    env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+    timeout=1200,
+  )
+
+
+def test_a_step_compiles_for_a_slice_with_parameters_split(tmp_path):
+  config = tmp_path / "tiny_published.py"
+  config.write_text(
+    "from experiments.configs import pmrl_vast150k\n\n\n"
+    "def get_config():\n"
+    "  config = pmrl_vast150k.get_config()\n"
+    f"  changes = {TINY!r}\n"
+    "  with config.unlocked():\n"
+    "    for name, value in changes.items():\n"
+    "      config.update_from_flattened_dict({name: value})\n"
+    "  return config\n"
+  )
+  ended = run(
+    "plan",
+    tmp_path,
+    f"--config={config}",
+    "--topology=v5e:4x4",
+    "--batch_per_device=2",
+    "--config.mesh.data=2",
+    "--config.mesh.fsdp=8",
+    "--config.route=gather",
+    "--json=plan.json",
+  )
+  assert ended.returncode == 0, ended.stderr
+  (plan,) = json.loads((tmp_path / "plan.json").read_text())["plans"]
+  assert plan["mesh"] == {"data": 2, "fsdp": 8} and plan["fits"]
+  assert plan["compiler"] == "tpu" and not plan["estimated"]
+  memory = plan["memory"]
+  assert memory["temporary"] > 0 and plan["contrast"] > 0
+  assert memory["total"] >= memory["parameters"] + memory["optimizer"]
+  # What is split over fsdp is gathered, and gradients are summed.
+  assert {"all-gather", "all-reduce"} <= set(plan["traffic"])
+  assert plan["flops"] > 0
+
+
+def test_a_ring_takes_as_much_memory_on_more_chips(tmp_path):
+  ended = run(
+    "plan.weak_scaling",
+    tmp_path,
+    "--targets=v5e:2x2,v5e:4x4",
+    "--instances=8",
+    "--dim=128",
+    "--block_size=8",
+    "--output=weak.json",
+  )
+  assert ended.returncode == 0, ended.stderr
+  rows = json.loads((tmp_path / "weak.json").read_text())["compiled"]
+  four, sixteen = (
+    row["temporary_bytes"] for row in rows if row["form"]["route"] == "ring"
+  )
+  assert sixteen <= 1.2 * four
+
+
+def test_a_topology_that_there_is_not_is_explained(tmp_path):
+  ended = run(
+    "plan",
+    tmp_path,
+    f"--config={ROOT / 'experiments/configs/tri_modal.py'}",
+    "--topology=v5e:3x7",
+  )
+  assert ended.returncode == 2
+  assert "no topology 'v5e:3x7' is known; known are v5e:4x4" in ended.stderr
