@@ -27,6 +27,8 @@ _FUSED = re.compile(rf"(?:calls|called_computations){_NAMES}")
 _LOOP = re.compile(rf"\bwhile\(.*?body{_NAMES}")
 _ARRAY = re.compile(r"\w+\[[\d,]*\]")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_CONDITION = re.compile(rf"\bwhile\(.*?condition{_NAMES}")
+_LIMIT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 # Devices that talk to each other, listed, as an array, or as axes of a mesh.
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _TILED = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
@@ -83,10 +85,10 @@ class Traffic(NamedTuple):
 def traffic(text: str, num_devices: int) -> dict[str, Traffic]:
   """Adds up what a device sends in one run of a program.
 
-  An iteration of a loop counts as often as the compiler says it runs; a loop
-  of which it does not say that counts once. Of the size S of what results, k
-  devices send each: all-gather S (k-1)/k, reduce-scatter S (k-1), all-reduce
-  2 S (k-1)/k, all-to-all S (k-1)/k, collective-permute S.
+  An iteration of a loop counts as often as it runs, as the compiler says or
+  the loop's condition; a loop of which neither does counts once. Of the size
+  S of what results, k devices send each: all-gather S (k-1)/k, reduce-scatter
+  S (k-1), all-reduce 2 S (k-1)/k, all-to-all S (k-1)/k, collective-permute S.
 
   Args:
     text: The optimised HLO, `compiled.as_text()`.
@@ -143,11 +145,25 @@ def _times(computations: dict[str, list[str]]) -> Counter[str]:
   times[names[-1]] = 1
   for name in reversed(names):
     for line in computations[name]:
-      loop = _LOOP.search(line)
-      trips = _TRIPS.search(line) if loop else None
+      trips = _trips(computations, line) if _LOOP.search(line) else 1
       for called in _names_in(_CALLED, line):
-        times[called] += times[name] * (int(trips[1]) if trips else 1)
+        times[called] += times[name] * trips
   return times
+
+
+def _trips(computations: dict[str, list[str]], line: str) -> int:
+  """How often a loop runs; the compiler for TPUs leaves it to the condition.
+
+  That compares a counter with a constant; jax counts from 0 in ones.
+  """
+  if said := _TRIPS.search(line):
+    return int(said[1])
+  limits = [
+    int(limit)
+    for condition in _names_in(_CONDITION, line)
+    for limit in _LIMIT.findall("\n".join(computations.get(condition, [])))
+  ]
+  return max(limits, default=1)
 
 
 def _split(text: str) -> dict[str, list[str]]:

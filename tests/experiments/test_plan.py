@@ -272,7 +272,18 @@ TPU_TEXT = """
 mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1'}, to_apply=%add
 }
 
+%body.sunk (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %c = f32[4]{0:T(128)} collective-permute(%p), channel_id=2, \
+source_target_pairs={{0,1},{1,0}}
+}
+
+%less (p.1: (s32[], f32[4])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(7)
+  ROOT %lt = pred[]{:T(512)} compare(%p.1, %limit), direction=LT
+}
+
 ENTRY %main (x: f32[8,4]) -> f32[1,4] {
+  %w = (s32[], f32[4]) while(%t), condition=%less, body=%body.sunk
   %y = f32[1,4] fusion(%x), kind=kCustom, calls=%all-reduce-scatter
   %g = (bf16[2,4], bf16[8,4]) all-gather-start(%y), replica_groups=[2,4]<=[8]
   %r = f32[6] all-reduce(%y), replica_groups=mesh['a'=2,'b'=4] {'b':(1)2}
@@ -285,6 +296,7 @@ def test_traffic_reads_what_the_compiler_for_tpus_writes():
     "reduce-scatter": (1, 128 * 7 / 8),
     "all-gather": (1, 64 * 3 / 4),
     "all-reduce": (1, 24.0),
+    "collective-permute": (7, 7 * 16),
   }
 
 
