@@ -78,7 +78,7 @@ def count(text: str) -> Counter[Collective]:
 class Traffic(NamedTuple):
   """What one kind of communication moves in a program."""
 
-  count: int  # how often it happens
+  calls: int  # how often it happens
   sent_bytes: float  # by each device, with the rings that are usual
 
 
@@ -120,7 +120,7 @@ def traffic(text: str, num_devices: int) -> dict[str, Traffic]:
       sent = times[name] * size * _SENT[kind](group)
       before = found.get(kind, Traffic(0, 0.0))
       found[kind] = Traffic(
-        before.count + times[name], before.sent_bytes + sent
+        before.calls + times[name], before.sent_bytes + sent
       )
   return found
 

@@ -211,7 +211,7 @@ def _memory_row(plan: Mapping[str, Any]) -> list[str]:
 def _work_row(plan: Mapping[str, Any]) -> list[str]:
   count = plan["mesh"]["data"] * plan["mesh"]["fsdp"]
   sent = [
-    f"{each['count']} {kind} {size(each['sent_bytes'])}"
+    f"{each['calls']} {kind} {size(each['sent_bytes'])}"
     for kind, each in sorted(plan["traffic"].items())
   ]
   return [

@@ -193,7 +193,7 @@ def _sent(scaled: Scaled | None) -> str:
   return scaled.failure or (
     f"{size(int(scaled.sent_bytes()))}: "
     + ", ".join(
-      f"{each.count} {kind}" for kind, each in sorted(scaled.traffic.items())
+      f"{each.calls} {kind}" for kind, each in sorted(scaled.traffic.items())
     )
   )
 
