@@ -69,6 +69,11 @@ def main() -> None:
 
   config = config_flag.CONFIG.value
   target = targets.find(_TOPOLOGY.value)
+  if _SEARCH.value and target.memory_bytes is None:
+    raise ValueError(
+      f"--search needs devices whose memory is known, and that of "
+      f"{target.name} is not; say --batch_per_device instead"
+    )
   known = shapes.find(config)
   step = Step(config, known.data, target)
   asked = _asked_batch(config.batch_size, len(target.devices))

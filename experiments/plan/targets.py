@@ -136,7 +136,8 @@ def _cpus(name: str, count: int) -> list[jax.Device]:
   """Devices that this CPU pretends to have."""
   try:
     jax.config.update("jax_platforms", "cpu")
-    if count > jax.config.jax_num_cpu_devices:
+    # Not among what jax declares of its settings.
+    if count > jax.config.jax_num_cpu_devices:  # type: ignore[attr-defined]
       jax.config.update("jax_num_cpu_devices", count)
   except RuntimeError:
     pass  # they are counted already, as many as there are

@@ -112,6 +112,7 @@ def test_where_nothing_fits_it_says_what_takes_the_memory(planned, monkeypatch):
     (["--topology=cpux9"], ["takes 9 devices", "has 8"]),
     (["--topology=cpux3"], ["16 does not split evenly over 3 devices"]),
     (["--topology=cpu", "--batch_per_device=0"], ["must be positive, got 0"]),
+    (["--topology=cpu", "--search"], ["memory is known", "of cpu is not"]),
     (["--topology=cpu", "--refine=-1"], ["refine must not be negative"]),
     (["--topology=cpu", "--json=other.json"], ["other.json", "no plans"]),
     (["--topology=cpu", "--markdown=other.json"], ["<!-- begin plans -->"]),
