@@ -47,6 +47,12 @@ _MOST = flags.DEFINE_integer(
 _CONTRAST = flags.DEFINE_bool(
   "contrast_alone", True, "Compile the contrastive part alone, too."
 )
+_COMPILE = flags.DEFINE_bool(
+  "compile",
+  True,
+  "Without it only what needs no compiler, in seconds: sizes of arrays and "
+  "operations.",
+)
 _JSON = flags.DEFINE_string(
   "json", None, "A file for all figures; plans that are in it stay."
 )
@@ -69,6 +75,8 @@ def main() -> None:
 
   config = config_flag.CONFIG.value
   target = targets.find(_TOPOLOGY.value)
+  if _SEARCH.value and not _COMPILE.value:
+    raise ValueError("--search compiles: leave out --nocompile, or --search")
   if _SEARCH.value and target.memory_bytes is None:
     raise ValueError(
       f"--search needs devices whose memory is known, and that of "
@@ -77,24 +85,14 @@ def main() -> None:
   known = shapes.find(config)
   step = Step(config, known.data, target)
   asked = _asked_batch(config.batch_size, len(target.devices))
-  with tqdm.tqdm(unit=" compilations") as bar:
-    compiled = search.largest(
-      lambda batch: _compile(step, target, batch, bar),
-      start=asked,
-      most=_MOST.value if _SEARCH.value else asked,
-      refinements=_REFINE.value,
-    )
-    best = search.best(compiled)
-    if best and _CONTRAST.value:
-      bar.set_description(f"{target.name}, the contrastive part alone")
-      best = step.with_contrast(best)
-      bar.update()
+  compiled = _plans(step, target, asked)
+  best = search.best(compiled)
   name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
   found = report.Report(
     config=name,
     overrides=report.overrides(sys.argv),
     target=target,
-    plans=[best if best and p[:3] == best[:3] else p for p in compiled],
+    plans=compiled,
     notes=[known.note] if known.note else [],
   )
   print(report.as_text(found))
@@ -105,6 +103,25 @@ def main() -> None:
     report.write_page(page, [*earlier, *report.as_json(found)])
   if best is None or (not _SEARCH.value and best.batch_per_device < asked):
     raise ValueError(report.advice(found, asked))
+
+
+def _plans(step: Step, target: targets.Target, asked: int) -> list[Plan]:
+  """Compiles what was asked for, with a progress bar."""
+  if not _COMPILE.value:
+    return [step.outline(asked)]
+  with tqdm.tqdm(unit=" compilations") as bar:
+    plans = search.largest(
+      lambda batch: _compile(step, target, batch, bar),
+      start=asked,
+      most=_MOST.value if _SEARCH.value else asked,
+      refinements=_REFINE.value,
+    )
+    best = search.best(plans)
+    if best and _CONTRAST.value:
+      bar.set_description(f"{target.name}, the contrastive part alone")
+      plans[plans.index(best)] = step.with_contrast(best)
+      bar.update()
+  return plans
 
 
 def _compile(

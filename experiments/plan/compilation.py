@@ -51,7 +51,7 @@ class Plan(NamedTuple):
   mesh: Mapping[str, int]
   batch_per_device: int
   memory: Memory
-  fits: bool | None  # None: the memory of the devices is not known
+  fits: bool | None  # None: the devices' memory is unknown, or not compiled
   flops: float  # of matrix products, all devices together
   traffic: Mapping[str, collectives.Traffic]  # of each device, by kind
   seconds: float  # to trace and to compile
@@ -121,25 +121,16 @@ class Step:
       JaxRuntimeError: If the compiler failed for another reason.
     """
     start = time.perf_counter()
-    batch = shapes.batch(self._data, batch_per_device * self._mesh.size)
-    traced = self._step.trace(self._state, batch)
-    plan = Plan(
-      self._target.name,
-      dict(self._mesh.shape),
-      batch_per_device,
-      self._known_memory(batch),
-      False,
-      flops.count(traced.jaxpr),
-      {},
-      0.0,
-    )
+    plan, traced = self._outline(batch_per_device)
     try:
       compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
       if not _OUT_OF_MEMORY.search(str(error)):
         raise
       return plan._replace(
-        seconds=time.perf_counter() - start, failure=_reason(str(error))
+        fits=False,
+        seconds=time.perf_counter() - start,
+        failure=_reason(str(error)),
       )
     memory = _with_compiled(plan.memory, compiled)
     return plan._replace(
@@ -148,6 +139,27 @@ class Step:
       traffic=collectives.traffic(compiled.as_text() or "", self._mesh.size),
       seconds=time.perf_counter() - start,
     )
+
+  def outline(self, batch_per_device: int) -> Plan:
+    """What is known of a batch without a compiler: takes seconds."""
+    return self._outline(batch_per_device)[0]
+
+  def _outline(self, batch_per_device: int) -> tuple[Plan, Any]:
+    """The plan before anything is compiled, and the traced step."""
+    start = time.perf_counter()
+    batch = shapes.batch(self._data, batch_per_device * self._mesh.size)
+    traced = self._step.trace(self._state, batch)
+    plan = Plan(
+      self._target.name,
+      dict(self._mesh.shape),
+      batch_per_device,
+      self._known_memory(batch),
+      None,
+      flops.count(traced.jaxpr),
+      {},
+      time.perf_counter() - start,
+    )
+    return plan, traced
 
   def with_contrast(self, plan: Plan) -> Plan:
     """Adds the temporaries of the contrastive part, compiled alone.

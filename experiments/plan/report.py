@@ -16,6 +16,7 @@ from experiments.plan.compilation import Plan
 
 PLACE = "plans"  # of the tables in a page
 _VERDICTS = {True: "yes", False: "NO", None: "unknown"}
+_NOT_COMPILED = "not compiled"
 _COMPILERS = {
   "tpu": "figures are those of the compiler for TPUs",
   "gpu": "figures are those of the compiler for GPUs",
@@ -55,7 +56,7 @@ def as_text(report: Report) -> str:
   lines = [f"note: {part}" for part in parts]
   shown = [tables.as_text(each) for each in _tables(as_json(report))]
   best = search.best(report.plans)
-  if best:
+  if best and best.memory.total is not None:
     lines.append(
       f"largest batch tried that fits: {best.batch_per_device} per device, "
       f"{best.batch_per_device * best.num_devices():,} in all"
@@ -196,6 +197,8 @@ def _tables(plans: Sequence[dict[str, Any]]) -> list[tables.Table]:
 def _memory_row(plan: Mapping[str, Any]) -> list[str]:
   memory, mesh = plan["memory"], plan["mesh"]
   verdict = plan["failure"] or _VERDICTS[plan["fits"]]
+  if not plan["failure"] and memory["total"] is None:
+    verdict = _NOT_COMPILED
   return [
     f"{plan['topology']} ({mesh['data']} x {mesh['fsdp']})",
     str(plan["batch_per_device"]),
@@ -219,7 +222,8 @@ def _work_row(plan: Mapping[str, Any]) -> list[str]:
     str(plan["batch_per_device"]),
     f"{plan['flops'] / 1e12:.4g}",
     f"{plan['flops'] / count / 1e12:.4g}",
-    "; ".join(sent) or "nothing",
+    "; ".join(sent)
+    or (_NOT_COMPILED if plan["memory"]["total"] is None else "nothing"),
   ]
 
 

@@ -71,6 +71,15 @@ def test_eight_devices_take_an_eighth_of_the_batch_each(planned, here):
   assert "| cpu (1 x 1) | 16 |" in page and "| cpux8 (8 x 1) | 2 |" in page
 
 
+def test_sizes_and_operations_need_no_compiler(planned):
+  ended, (found,) = planned("--topology=cpux8", "--nocompile")
+  assert ended.code == 0, ended.err
+  assert found["memory"]["parameters"] > 0 and found["flops"] > 0
+  assert found["memory"]["total"] is None and found["fits"] is None
+  assert ended.out.count("not compiled") == 2
+  assert "largest batch" not in ended.out
+
+
 def test_gpus_that_are_not_there_are_estimated(planned):
   ended, (found,) = planned("--topology=h200x8", "--nocontrast_alone")
   assert ended.code == 0, ended.err
@@ -113,6 +122,7 @@ def test_where_nothing_fits_it_says_what_takes_the_memory(planned, monkeypatch):
     (["--topology=cpux3"], ["16 does not split evenly over 3 devices"]),
     (["--topology=cpu", "--batch_per_device=0"], ["must be positive, got 0"]),
     (["--topology=cpu", "--search"], ["memory is known", "of cpu is not"]),
+    (["--topology=h200x1", "--search", "--nocompile"], ["--search compiles"]),
     (["--topology=cpu", "--refine=-1"], ["refine must not be negative"]),
     (["--topology=cpu", "--json=other.json"], ["other.json", "no plans"]),
     (["--topology=cpu", "--markdown=other.json"], ["<!-- begin plans -->"]),
