@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import jax
+import jax.numpy as jnp
 from absl import flags
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.watch import Watch
 
@@ -164,6 +166,31 @@ def wait_for_all(name: str) -> None:
   """
   if _watch is not None:
     _watch.client.wait_at_barrier(f"pmrl_jax/{name}", _DAY_MS)
+
+
+def connect(mesh: Mesh) -> None:
+  """Lets the devices of all processes find each other, while all wait for it.
+
+  On CPUs (gloo) they give up after 30 s, and of the first step, which would do
+  it otherwise, one process may be that much longer compiling than another.
+
+  Args:
+    mesh: The mesh whose axes are connected, each and both.
+  """
+  if _watch is None:
+    return
+  split = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+  shape = tuple(mesh.shape.values())
+  ones = jax.jit(lambda: jnp.ones(shape), out_shardings=split)()
+  outputs = [PartitionSpec()]
+  outputs += [PartitionSpec(name) for name in reversed(mesh.axis_names)]
+  sums = jax.jit(
+    lambda x: (x.sum(), x.sum(0), x.sum(1)),
+    out_shardings=tuple(NamedSharding(mesh, spec) for spec in outputs),
+  ).lower(ones)
+  compiled = sums.compile()
+  wait_for_all("devices connected")
+  jax.block_until_ready(compiled(ones))
 
 
 def leave() -> None:

@@ -80,6 +80,7 @@ def train(
     None if profile is None else training.parse_steps(profile, config.steps)
   )
   run = build.build_run(config)
+  cluster.connect(run.mesh)
   training.check_batch_size(config.batch_size, run.mesh)
   iterator = training_iterator(
     run.data.train,
