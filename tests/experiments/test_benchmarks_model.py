@@ -200,6 +200,8 @@ def test_steps_are_set_in_proportion():
   eager, compiled = model_report.assess(measured)
   assert eager.met and eager.measured == 0.5
   assert compiled.met is None
+  # While others are still to be measured there is no goal to compare.
+  assert model_report.assess(measured[:1]) == []
 
 
 def test_a_slower_step_misses_the_goal():
