@@ -79,16 +79,17 @@ def main() -> None:
   scratch = Path(_SCRATCH.value or output.parent)
   scratch.mkdir(parents=True, exist_ok=True)
   found: list[Conversion] = []
+  here = machine.describe()  # the revision at hand may be another one later
   with tempfile.TemporaryDirectory(dir=scratch) as folder:
     for conversion in measure(_SIZE.value, Path(folder)):
       found.append(conversion)
-      write(found, output)
-  here = machine.sentence(machine.describe())
+      write(found, here, output)
   shown = [table(found, _SIZE.value), report.goal_table(assess(found))]
-  print("\n\n".join([here, *map(tables.as_text, shown)]))
+  head = machine.sentence(here)
+  print("\n\n".join([head, *map(tables.as_text, shown)]))
   print(f"\nresults: {output}")
   if page:
-    text = "\n\n".join([here, *map(tables.as_markdown, shown)])
+    text = "\n\n".join([head, *map(tables.as_markdown, shown)])
     tables.write_markdown(page, _PLACE, text)
 
 
@@ -234,10 +235,12 @@ def table(conversions: list[Conversion], size: str) -> tables.Table:
   )
 
 
-def write(conversions: list[Conversion], output: Path) -> None:
+def write(
+  conversions: list[Conversion], here: dict[str, Any], output: Path
+) -> None:
   """Writes what was measured so far."""
   results = {
-    "machine": machine.describe(),
+    "machine": here,
     "command": sys.argv,
     "size": _SIZE.value,
     "conversions": [each._asdict() for each in conversions],
