@@ -71,6 +71,18 @@ def test_eight_devices_take_an_eighth_of_the_batch_each(planned, here):
   assert "| cpu (1 x 1) | 16 |" in page and "| cpux8 (8 x 1) | 2 |" in page
 
 
+def test_a_ring_of_a_run_whose_parameters_are_split(planned):
+  ended, (found,) = planned(
+    "--topology=cpux8",
+    "--config.mesh.fsdp=4",
+    "--config.route=ring",
+    "--nocontrast_alone",
+  )
+  assert ended.code == 0, ended.err
+  assert found["mesh"] == {"data": 2, "fsdp": 4}
+  assert "collective-permute" in found["traffic"]
+
+
 def test_sizes_and_operations_need_no_compiler(planned):
   ended, (found,) = planned("--topology=cpux8", "--nocompile")
   assert ended.code == 0, ended.err
