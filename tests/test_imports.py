@@ -55,6 +55,7 @@ TABLE = {
       "optax",
       "orbax",
       "tensorboardX",
+      "tensorstore",
       "tqdm",
     },
     "lazily": set(),
