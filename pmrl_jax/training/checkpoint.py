@@ -211,6 +211,7 @@ class Checkpointer:
       CheckpointError: If the content is not what was saved, or is a state of
         another model. What orbax raises for unreadable files is passed on.
     """
+    self.wait()  # it may be one that is being saved
     abstract_state = jax.tree.map(
       ocp.utils.to_shape_dtype_struct, abstract_state
     )

@@ -86,7 +86,8 @@ def test_a_run_goes_on_and_is_measured_on_other_devices(
   expected, state = (
     saved_state(here / name, STEPS) for name in ("whole", "moved")
   )
-  assert set(state) == set(training.TrainState._fields)
+  # All but what is off.
+  assert set(state) == set(training.TrainState._fields) - {"loss_scale"}
   chex.assert_trees_all_close(state, expected, atol=1e-4)
   chex.assert_trees_all_equal(
     saved_state(here / "moved", STEPS // 2),
