@@ -176,6 +176,7 @@ def test_one_array_is_read_at_a_time(averaged, tmp_path, monkeypatch):
   assert sorted(asked) == ["a/kernel", "b", "temperature"]
 
 
+@pytest.mark.slow
 def test_another_run_starts_from_the_file(averaged, tmp_path, capsys):
   target = tmp_path / "file.safetensors"
   export.export(averaged, target)
@@ -206,6 +207,7 @@ def test_another_run_starts_from_the_file(averaged, tmp_path, capsys):
     initialisation.replaced(ours, [str(target)])
 
 
+@pytest.mark.slow
 def test_the_published_model_goes_to_the_official_names_and_back(
   config, tmp_path
 ):

@@ -60,6 +60,7 @@ def _run(config):
   return losses, jax.device_get(state), row
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_on_every_mesh(here, config, on_devices):
   on_devices(1)
   expected, one, measured = _run(config)
@@ -74,6 +75,7 @@ def test_a_run_is_the_same_on_every_mesh(here, config, on_devices):
     assert row["mean_R@1"] == pytest.approx(measured["mean_R@1"], abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_and_is_measured_on_other_devices(
   here, config, on_devices, saved_state
 ):
@@ -117,6 +119,7 @@ def test_a_run_goes_on_and_is_measured_on_other_devices(
   chex.assert_trees_all_equal(measured["params"], expected["ema"])
 
 
+@pytest.mark.slow
 def test_start_from_another_run_keeps_the_sharding(here, config):
   config.mesh = {"data": -1, "fsdp": 8}
   run = build.build_run(config)

@@ -37,6 +37,7 @@ def _scales(folder):
   ]
 
 
+@pytest.mark.slow
 def test_a_run_in_float16_goes_on_with_its_scale(
   start_run, here, saved_state, monkeypatch
 ):

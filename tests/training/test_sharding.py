@@ -196,6 +196,7 @@ def steps_of(monkeypatch):
   return make
 
 
+@pytest.mark.slow
 def test_layers_are_gathered_one_at_a_time_and_instances_never(steps_of):
   state, step, batch = steps_of({"fsdp": 8})
   text = step.lower(state, batch).compile().as_text()
@@ -211,6 +212,7 @@ def test_layers_are_gathered_one_at_a_time_and_instances_never(steps_of):
   assert others <= {(14, 14, 3, 32), (32, 16), (16, 8), (8, 16)}
 
 
+@pytest.mark.slow
 def test_all_meshes_take_the_same_steps_and_keep_their_parts(steps_of):
   def run(axes, devices=8):
     state, step, batch = steps_of(axes, devices)
