@@ -18,7 +18,7 @@ from experiments.objectives import (
   build_optimizer,
   loss_of_devices,
 )
-from experiments.plan import flops, shapes
+from experiments.plan import shapes
 from experiments.plan.targets import Target
 from pmrl_jax import training
 from pmrl_jax.training.sharding import batch_sharding, replicated
@@ -155,7 +155,7 @@ class Step:
       batch_per_device,
       self._known_memory(batch),
       None,
-      flops.count(traced.jaxpr),
+      training.matmul_flops(traced.jaxpr),
       {},
       time.perf_counter() - start,
     )

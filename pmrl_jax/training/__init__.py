@@ -10,6 +10,7 @@ from pmrl_jax.training.checkpoint import (
   check_retention,
 )
 from pmrl_jax.training.compilation import check_compiler_options
+from pmrl_jax.training.flops import matmul_flops
 from pmrl_jax.training.loop import (
   Interrupted,
   NonFiniteError,
@@ -65,6 +66,7 @@ __all__ = [
   "make_mesh",
   "make_optimizer",
   "make_train_step",
+  "matmul_flops",
   "params_shapes",
   "parse_steps",
   "profiled",

@@ -1,13 +1,13 @@
 """How fast training is, and how much of the machine it uses."""
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from pmrl_jax.training.flops import matmul_flops
 
 # What a row of metrics may tell; what cannot be known is not in it.
 THROUGHPUT = (
@@ -104,7 +104,7 @@ class Throughput:
     # Tracing is for nothing if there is no peak; else the call finds it done.
     if None not in peaks and hasattr(train_step, "trace"):
       jaxpr = train_step.trace(state, batch).jaxpr
-      self._mfu_of_one = matmul_flops(jaxpr.jaxpr) / total
+      self._mfu_of_one = matmul_flops(jaxpr) / total
 
   def read(self, step: int) -> dict[str, float]:
     """What was measured since the last call, pauses left out.
@@ -144,62 +144,3 @@ def _peak_memory(devices: list[jax.Device]) -> int | None:
   stats = [device.memory_stats() or {} for device in ours]
   peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
   return max(peaks, default=None)
-
-
-def matmul_flops(jaxpr: Jaxpr) -> float:
-  """Operations of the matrix products and convolutions of a program.
-
-  Counted in the traced program, where XLA's own count takes the body of a
-  loop, hence a stack of layers, for one round. A loop whose number of rounds
-  is not known, and a kernel written by hand, are counted as one round.
-
-  Args:
-    jaxpr: The program, over all devices.
-  """
-  total = 0.0
-  for equation in jaxpr.eqns:
-    name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
-      total += _product(equation)
-    elif name == "conv_general_dilated":
-      total += _convolution(equation)
-    parts = [matmul_flops(part) for part in _parts(params)]
-    if name == "cond":
-      total += max(parts)
-    elif name == "scan":
-      total += params["length"] * sum(parts)
-    elif name == "shard_map":  # shapes within are those of one device
-      sizes = params["mesh"].shape
-      # Releases of jax differ in the name.
-      axes = params.get("newly_manual_axes", params.get("manual_axes", sizes))
-      total += sum(parts) * math.prod(sizes[axis] for axis in axes)
-    else:
-      total += sum(parts)
-  return total
-
-
-def _parts(params: dict[str, Any]) -> Iterator[Jaxpr]:
-  """The programs within an equation."""
-  for leaf in jax.tree.leaves(
-    params, is_leaf=lambda x: isinstance(x, Jaxpr | ClosedJaxpr)
-  ):
-    if isinstance(leaf, ClosedJaxpr):
-      yield leaf.jaxpr
-    elif isinstance(leaf, Jaxpr):
-      yield leaf
-
-
-def _product(equation: Any) -> float:
-  (contracting, _), _ = equation.params["dimension_numbers"]
-  shape = equation.invars[0].aval.shape
-  summed = math.prod(shape[axis] for axis in contracting)
-  return 2.0 * equation.outvars[0].aval.size * summed
-
-
-def _convolution(equation: Any) -> float:
-  """Each output sums over the kernel, but for what dilation filled up."""
-  kernel = equation.invars[1].aval
-  outputs = kernel.shape[equation.params["dimension_numbers"].rhs_spec[0]]
-  filled = math.prod(equation.params["lhs_dilation"])
-  size = equation.outvars[0].aval.size
-  return 2.0 * size * kernel.size / outputs / filled
