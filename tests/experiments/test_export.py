@@ -23,6 +23,7 @@ from pmrl_jax.weights import models
 from pmrl_jax.weights.safetensors_files import read_safetensors
 from pmrl_jax.weights.state_dict import to_state_dict
 from pmrl_jax.weights.trees import flat, nested
+from tests.experiments.tiny_published import tiny_model
 
 RUN = "runs/tiny_config"
 
@@ -72,21 +73,9 @@ def averaged(tiny, tmp_path):
 def config():
   """The published model, small."""
   config = published.get_config()
-  sizes = {"width": 16, "depth": 2, "num_heads": 2, "mlp_width": 16}
   changes = {
-    "model.dim": 8,
-    "model.width": 16,
-    "model.encoders.vision.image_size": 28,
-    "model.encoders.audio.patch_width": 8,
-    "model.encoders.audio.conv_kernel": 4,
-    "model.encoders.audio.conv_groups": 2,
-    "model.encoders.text.max_length": 16,
+    **tiny_model(depth=2),
     "model.encoders.text.vocabulary_size": 9,
-    **{
-      f"model.encoders.{name}.{field}": value
-      for name in ("text", "vision", "audio")
-      for field, value in sizes.items()
-    },
   }
   for name, value in changes.items():
     config.update_from_flattened_dict({name: value})

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.experiments.tiny_published import tiny_model
+
 pytestmark = [
   pytest.mark.tpu,
   pytest.mark.skipif(
@@ -23,24 +25,8 @@ TINY = {
   "data.inputs.subtitle.length": 8,
   "data.inputs.vision.resolution": 28,
   "data.inputs.audio.num_rows": 64,
-  "model.dim": 8,
-  "model.width": 16,
-  "model.encoders.vision.image_size": 28,
-  "model.encoders.audio.patch_width": 8,
-  "model.encoders.audio.conv_kernel": 4,
-  "model.encoders.audio.conv_groups": 2,
-  "model.encoders.text.max_length": 16,
+  **tiny_model(depth=2),
   "model.encoders.text.vocabulary_size": 8192,
-  **{
-    f"model.encoders.{name}.{field}": value
-    for name in ("text", "vision", "audio")
-    for field, value in {
-      "width": 16,
-      "depth": 2,
-      "num_heads": 2,
-      "mlp_width": 16,
-    }.items()
-  },
 }
 
 

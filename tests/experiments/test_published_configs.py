@@ -24,6 +24,7 @@ from pmrl_jax import training
 from pmrl_jax.data import Spec, decoding, evaluation_batches
 from pmrl_jax.data.manifest import build as manifest_build
 from pmrl_jax.data.manifest import read_manifest
+from tests.experiments.tiny_published import tiny_model
 
 CLIP = (
   pathlib.Path(__file__).parents[1] / "data" / "fixtures" / "mdn_rabbit320.mp4"
@@ -157,7 +158,6 @@ def one_device(monkeypatch):
 
 def shrink(config, folder):
   """Makes a config small; what it says of data and objective stays."""
-  tiny = {"width": 16, "depth": 1, "num_heads": 2, "mlp_width": 16}
   changes = {
     "steps": 2,
     "batch_size": 4,
@@ -171,23 +171,12 @@ def shrink(config, folder):
     "data.inputs.vision.resolution": 28,
     "data.inputs.audio.num_rows": 64,
     "data.test_inputs.vision.num_frames": 3,
-    "model.dim": 8,
-    "model.width": 16,
-    "model.encoders.vision.image_size": 28,
-    "model.encoders.audio.patch_width": 8,
-    "model.encoders.audio.conv_kernel": 4,
-    "model.encoders.audio.conv_groups": 2,
-    "model.encoders.text.max_length": 16,
+    **tiny_model(depth=1),
     "evaluation.every": 2,
     "evaluation.batch_size": 4,
     "evaluation.rerank": 3,
     "checkpoint.every": 2,
     "pipeline.num_threads": 1,
-    **{
-      f"model.encoders.{name}.{field}": value
-      for name in ("text", "vision", "audio")
-      for field, value in tiny.items()
-    },
   }
   for name, value in changes.items():
     config.update_from_flattened_dict({name: value})
