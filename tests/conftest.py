@@ -1,4 +1,4 @@
-"""Strict settings for every test: 8 CPU devices, no silent broadcasting."""
+"""Settings for every test: 8 CPU devices, no silent broadcasting."""
 
 import os
 import pathlib
@@ -9,6 +9,15 @@ import pytest
 # Set in the environment, not through jax.config, so that the processes that
 # tests start run on the same platform.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the suite's time goes into compiling small programs that run once, so
+# they are optimized less. What tests start in processes of their own is
+# compiled as for anyone; `XLA_FLAGS= make test` does so with everything.
+os.environ.setdefault(
+  "XLA_FLAGS",
+  "--xla_backend_optimization_level=0 "
+  "--xla_llvm_disable_expensive_passes=true "
+  "--xla_cpu_use_fusion_emitters=false",
+)
 
 import jax
 

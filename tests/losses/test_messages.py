@@ -132,7 +132,7 @@ def test_auto_axes_is_the_way_out_of_an_explicit_mesh():
   with jax.set_mesh(mesh):
     split = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
     loss = jax.sharding.auto_axes(align, out_sharding=PartitionSpec("data"))
-    np.testing.assert_allclose(jax.jit(loss)(split), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(loss)(split), expected, rtol=1e-5)
 
 
 CONTRASTIVE = {
