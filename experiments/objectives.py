@@ -12,7 +12,7 @@ from pmrl_jax import encoders, training
 from pmrl_jax.losses import gradient_cache, pmrl_loss
 from pmrl_jax.training.step import Objective
 
-_ROUTES = ("compiler", "gather", "ring")
+_ROUTES = ("gather", "ring", "compiler")
 
 
 def build_objective(
@@ -87,11 +87,13 @@ def loss_of_devices(
   """`pmrl_loss`, for embeddings that are split over the devices.
 
   Args:
-    config: `route` is "compiler" (the default): it decides what is sent;
-      "gather": each device gets all embeddings; or "ring": they travel, and no
-      device ever holds those of the whole batch. The result is the same up to
-      rounding. Compilers for TPUs split no eigendecomposition, and have every
-      device do those of the whole batch; the other two do not let them.
+    config: `route` is "gather" (the default): each device decomposes its own
+      instances and gets the directions of all; "ring": those travel, and no
+      device ever holds those of the whole batch; or "compiler": it decides.
+      The result is the same up to rounding. Compilers split no
+      eigendecomposition, and have every device do those of the whole batch, so
+      "compiler" is the default only where the others cannot be: where
+      `matching.num_groups` is above 1.
     mesh: The devices.
 
   Returns:
@@ -100,19 +102,20 @@ def loss_of_devices(
   Raises:
     ValueError: If the route is unknown or does not fit the config.
   """
-  route = config.get("route", "compiler")
+  in_groups = (config.get("matching") or {}).get("num_groups", 1) > 1
+  route = config.get("route", "compiler" if in_groups else "gather")
   if route not in _ROUTES:
     raise ValueError(
       f"config.route must be one of {list(_ROUTES)}, got {route!r}"
     )
-  if route == "compiler" or mesh is None:
+  if route == "compiler" or mesh is None or mesh.size == 1:
     return pmrl_loss
-  if (config.get("matching") or {}).get("num_groups", 1) > 1:
+  if in_groups:
     raise ValueError(
       f"config.route = {route!r} compares the whole batch, and "
       "config.matching.num_groups = "
-      f"{config.matching.num_groups} groups of it; set one of them to its "
-      "default, 'compiler' or 1"
+      f"{config.matching.num_groups} groups of it; set route to 'compiler' or "
+      "num_groups to 1"
     )
   axes = mesh.axis_names
 

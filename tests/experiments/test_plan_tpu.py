@@ -63,7 +63,6 @@ def test_a_step_compiles_for_a_slice_with_parameters_split(tmp_path):
     "--batch_per_device=2",
     "--config.mesh.data=2",
     "--config.mesh.fsdp=8",
-    "--config.route=gather",
     "--json=plan.json",
   )
   assert ended.returncode == 0, ended.stderr
