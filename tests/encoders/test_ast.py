@@ -21,8 +21,6 @@ from pmrl_jax.weights.state_dict import to_params, to_state_dict
 
 FOLDER = pathlib.Path(__file__).parents[1] / "goldens"
 KEY = jax.random.key(0)
-# For tests that do little but compile.
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 @pytest.fixture(scope="module", name="goldens")
@@ -43,7 +41,7 @@ def _model(goldens):
   return module, {"params": to_params(tensors, ast_table(module)).params}
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnums=0)
 def encode(module, variables, x):
   return module.apply(variables, x, train=False)
 
@@ -91,7 +89,7 @@ def test_remat_and_loop_give_the_gradients_of_the_library(goldens, model):
   ):
     other = dataclasses.replace(module, **fields)
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     @jax.grad
     def gradient(variables, module=other):
       tokens = module.apply(variables, goldens["in/spectrograms"], train=False)
@@ -131,7 +129,7 @@ def test_evaluation_is_deterministic_and_training_random_by_key(goldens, model):
     module, dropout_rate=0.2, attention_dropout_rate=0.2
   )
 
-  @functools.partial(jax.jit, compiler_options=QUICK)
+  @jax.jit
   def train(key):
     return dropping.apply(variables, x, train=True, rngs={"dropout": key})
 
@@ -185,9 +183,7 @@ def test_initial_weights_have_the_published_scale():
     depth=1, width=64, num_heads=2, mlp_width=64, num_frames=96
   )
   x = np.zeros((1, 16, 16), np.float32)
-  init = jax.jit(
-    lambda: module.init(KEY, x, train=False), compiler_options=QUICK
-  )
+  init = jax.jit(lambda: module.init(KEY, x, train=False))
   params = init()["params"]
   leaves = jax.tree.leaves_with_path(params)
   for path, leaf in leaves:

@@ -19,8 +19,6 @@ from pmrl_jax.weights.state_dict import to_params, to_state_dict
 
 PATH = pathlib.Path(__file__).parents[1] / "goldens" / "audio_beats.npz"
 KEY = jax.random.key(0)
-# For tests that do little but compile.
-QUICK = {"xla_backend_optimization_level": 0}
 
 TINY = Beats(
   depth=2,
@@ -72,7 +70,7 @@ def replaced(**fields):
   return dataclasses.replace(TINY, **fields)
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnums=0)
 def encode(module, variables, x):
   return module.apply(variables, x, train=False)
 
@@ -137,10 +135,7 @@ def test_gradients_are_the_published_ones_with_their_decay(goldens, published):
     return (pooled * goldens["in/pooled_cotangent"]).sum()
 
   gradient = dict(
-    to_state_dict(
-      jax.jit(jax.grad(total), compiler_options=QUICK)(params),
-      beats_table(module),
-    )
+    to_state_dict(jax.jit(jax.grad(total))(params), beats_table(module))
   )
   expected = {
     key.removeprefix("grad/"): x
@@ -216,7 +211,7 @@ def test_evaluation_is_deterministic_and_training_random_by_key(tiny):
     input_dropout_rate=0.1,
   )
 
-  @functools.partial(jax.jit, compiler_options=QUICK)
+  @jax.jit
   def train(key):
     return dropping.apply(variables, x, train=True, rngs={"dropout": key})
 
@@ -265,7 +260,7 @@ def test_remat_and_loop_do_not_change_values_and_gradients(tiny):
       return jnp.sin(tokens).sum()
 
     gradient = jax.value_and_grad(total)
-    return jax.jit(gradient, compiler_options=QUICK)(variables)
+    return jax.jit(gradient)(variables)
 
   expected = value_and_gradient()
   for remat, scan_layers in (("full", True), ("dots", False)):
@@ -300,9 +295,7 @@ def test_gradient_is_scaled_in_both_directions_and_the_value_is_not():
 def test_initial_weights_have_the_published_scales():
   module = Beats(depth=2, width=256, num_heads=4, mlp_width=512)
   x = np.zeros((1, 16, 16), np.float32)
-  init = jax.jit(
-    lambda: module.init(KEY, x, train=False), compiler_options=QUICK
-  )
+  init = jax.jit(lambda: module.init(KEY, x, train=False))
   params = init()["params"]
   beta, blocks = 16**-0.25, params["blocks"]
   std = {

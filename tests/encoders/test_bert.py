@@ -61,13 +61,7 @@ def inputs(golden):
   }
 
 
-# Most of the time goes into compilation, and these programs are tiny.
-jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
-
-
-@functools.partial(jit, static_argnames=("module", "train"))
+@functools.partial(jax.jit, static_argnames=("module", "train"))
 def _encode(module, params, inputs, key, train):
   rngs = {"dropout": key} if train else None
   return module.apply({"params": params}, **inputs, train=train, rngs=rngs)
@@ -136,14 +130,14 @@ def test_looking_up_the_padding_teaches_its_embedding_nothing(
     logits = module.apply({"params": params}, expected, method="logits")
     return jax.nn.log_softmax(logits)[..., 5].sum()
 
-  words = jit(encoding)(params)["word_embeddings"]
+  words = jax.jit(encoding)(params)["word_embeddings"]
   used = np.unique(inputs["ids"])
   assert 0 in used
   others = np.setdiff1d(np.arange(len(words)), used)
   assert not words[0].any() and not words[others].any()
   assert np.abs(words[used[1:]]).max(axis=1).min() > 0
   # As a row of the decoder it is a word like any other.
-  assert jit(decoding)(params)["word_embeddings"][0].any()
+  assert jax.jit(decoding)(params)["word_embeddings"][0].any()
 
 
 def test_a_padded_text_is_encoded_like_the_bare_one(golden, params, inputs):
@@ -253,7 +247,7 @@ def test_all_ways_to_compute_give_the_same_gradients(golden, params, inputs):
       )
       return (hidden * jnp.sin(jnp.arange(32.0)).reshape(1, 1, -1)).mean()
 
-    return jit(jax.value_and_grad(total, argnums=(0, 1)))(
+    return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(
       params, inputs["condition"]
     )
 
@@ -289,7 +283,7 @@ def test_init_makes_all_parameters_whatever_the_call(golden, params, inputs):
   for names in (("ids",), ("ids", "where", "condition")):
     made = jax.eval_shape(init(module, *names))
     assert jax.tree.map(jnp.shape, made["params"]) == shapes
-  made = jit(init(module, "ids"))()["params"]
+  made = jax.jit(init(module, "ids"))()["params"]
   assert 0.018 < made["blocks"]["mlp_in"]["kernel"].std() < 0.022
   text_only = make(golden, cross_attention=False)
   made = jax.eval_shape(init(text_only, "ids"))["params"]

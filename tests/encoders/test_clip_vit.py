@@ -24,21 +24,16 @@ TOWER = ClipVisionTransformer(
 )
 KEY = jax.random.key(0)
 
-# Compiling takes far longer than running; it is done with less care.
-quick = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
-
 
 def tokens_of(module, variables, images, key=None):
   rngs = {} if key is None else {"dropout": key}
   return module.apply(variables, images, train=key is not None, rngs=rngs)
 
 
-apply = quick(tokens_of, static_argnums=0)
+apply = jax.jit(tokens_of, static_argnums=0)
 
 
-@functools.partial(quick, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def gradient(module, variables, images, cotangent):
   def total(variables):
     return (tokens_of(module, variables, images) * cotangent).sum()
@@ -110,7 +105,7 @@ def test_training_drops_patches_by_the_key(published):
   assert jnp.isfinite(first).all()
   assert jnp.abs(first - second).max() > 1e-3
   # Without it training needs no random keys, and is as evaluation.
-  trained = quick(lambda v, x: TOWER.apply(v, x, train=True))
+  trained = jax.jit(lambda v, x: TOWER.apply(v, x, train=True))
   tokens = trained(variables, images)
   close(tokens, golden["clip/out/tokens"])
 
@@ -125,7 +120,7 @@ def test_bfloat16_computes_close_to_float32(published):
 
 def test_training_starts_as_pytorch_does():
   module = TOWER.clone(width=64, mlp_width=128)
-  init = quick(lambda key, x: module.init(key, x, train=False))
+  init = jax.jit(lambda key, x: module.init(key, x, train=False))
   params = init(KEY, jnp.zeros((1, 24, 24, 3)))["params"]
   blocks = params["blocks"]
   for name, bound in {

@@ -47,11 +47,6 @@ TOWERS = {
 }
 KEY = jax.random.key(0)
 
-# Compiling takes far longer than running; it is done with less care.
-quick = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
-
 
 def load(name):
   with np.load(GOLDENS / name, allow_pickle=False) as arrays:
@@ -83,10 +78,10 @@ def tokens_of(module, variables, images, key=None):
   return module.apply(variables, images, train=key is not None, rngs=rngs)
 
 
-apply = quick(tokens_of, static_argnums=0)
+apply = jax.jit(tokens_of, static_argnums=0)
 
 
-@functools.partial(quick, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def tokens_and_gradient(module, variables, images, cotangent, key=None):
   """The sum of tokens and cotangent, the tokens, the sum's gradient."""
 
@@ -123,7 +118,7 @@ def _towers():
 
 def test_published_tower_gives_the_golden_tokens_and_traces(published):
   golden, variables, images = published
-  tokens, state = quick(
+  tokens, state = jax.jit(
     lambda v, x: EVA01.apply(v, x, train=False, mutable="intermediates")
   )(variables, images)
   expected = golden["out/forward_vision_encoder"]
@@ -233,7 +228,7 @@ def test_stochastic_depth_grows_from_zero(towers):
   module = TOWERS["eva_post_norm"].clone(drop_path_rate=0.999)
   images = as_images(golden["in/images"])
 
-  @quick
+  @jax.jit
   def trained(variables):
     rngs = {"dropout": KEY}
     return module.apply(
@@ -285,7 +280,7 @@ def test_training_starts_as_published():
   module = EvaVisionTransformer(
     image_size=8, patch_size=4, width=64, depth=3, num_heads=2, mlp_width=128
   )
-  init = quick(lambda key, x: module.init(key, x, train=False))
+  init = jax.jit(lambda key, x: module.init(key, x, train=False))
   params = init(KEY, jnp.zeros((1, 8, 8, 3)))["params"]
   blocks = params["blocks"]
   for part in ("attention", "mlp"):

@@ -19,9 +19,6 @@ ALL_OPTIONS = list(
   )
 )
 
-# Compilation is most of the time of these tests; this halves it.
-QUICKLY = {"xla_backend_optimization_level": 0}
-
 
 def pytest_generate_tests(metafunc):
   """Runs a test that names all three options once for each combination."""
@@ -207,9 +204,7 @@ def grad_of_pmrl():
       )
       return result.loss, result
 
-    return jax.jit(
-      jax.value_and_grad(loss, has_aux=True), compiler_options=QUICKLY
-    )
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
   def run(x, where=None, ids=None, **options):
     where = np.ones(x.shape[:2], bool) if where is None else where
@@ -236,9 +231,7 @@ def grad_of_spectrum():
       total = sum(jnp.sum(a * b) for a, b in zip(spectrum, weights))
       return total, spectrum
 
-    return jax.jit(
-      jax.value_and_grad(project, has_aux=True), compiler_options=QUICKLY
-    )
+    return jax.jit(jax.value_and_grad(project, has_aux=True))
 
   def run(x, where=None, **options):
     where = np.ones(x.shape[:2], bool) if where is None else where

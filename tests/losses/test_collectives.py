@@ -22,7 +22,6 @@ from pmrl_jax.losses import (
 
 BATCH, NUM_MODALITIES, DIM = 64, 3, 16
 SPLIT = PartitionSpec("data")
-QUICKLY = {"xla_backend_optimization_level": 0}
 COLLECTIVE = re.compile(
   r"= \(?(\w+)\[([\d,]*)\].* (all-gather|all-reduce|reduce-scatter|all-to-all"
   r"|collective-permute|collective-broadcast)(?:-start)?\("
@@ -46,7 +45,7 @@ IDS = functools.partial(example, (BATCH,), jnp.int32)
 
 def collectives(function, *arguments):
   """Lists `(operation, dtype, number of values)` of a compiled program."""
-  program = jax.jit(function, compiler_options=QUICKLY).lower(*arguments)
+  program = jax.jit(function).lower(*arguments)
   return [
     (kind, dtype, int(np.prod([int(n) for n in shape.split(",") if n])))
     for dtype, shape, kind in COLLECTIVE.findall(program.compile().as_text())

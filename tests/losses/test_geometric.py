@@ -15,7 +15,6 @@ from pmrl_jax.losses import area_contrastive_loss, volume_contrastive_loss
 BATCH, DIM = 7, 9
 IDS = np.array([0, 1, 2, 0, 3, 1, 4], np.int32)
 ALL_DIFFER = np.arange(BATCH, dtype=np.int32)
-QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 @functools.cache
@@ -29,7 +28,7 @@ def compiled(loss, **options):
     )
     return value, pullback(cotangent)
 
-  return jax.jit(value_and_pullback, compiler_options=QUICKLY)
+  return jax.jit(value_and_pullback)
 
 
 def run(

@@ -17,9 +17,6 @@ from pmrl_jax.losses import (
 )
 
 BATCH, FEATURES, WIDTH, DIM = 12, 5, 16, 4
-quickly_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 assert_close = functools.partial(
   chex.assert_trees_all_close, rtol=2e-5, atol=2e-6
 )
@@ -69,7 +66,7 @@ def run(encode, loss):
     temperature = bounded_temperature(params["log_temperature"])
     return loss(*encode(params, *arguments), temperature)
 
-  return quickly_jit(jax.value_and_grad(objective))
+  return jax.jit(jax.value_and_grad(objective))
 
 
 @pytest.mark.parametrize("loss", [pmrl, pairwise])
@@ -81,8 +78,8 @@ def test_gradient_is_that_of_the_large_batch(loss, size):
 
 def test_outputs_keep_their_order():
   params, batch = inputs()
-  cached = quickly_jit(gradient_cache(encode, micro_batch_size=5))
-  assert_close(cached(params, batch), quickly_jit(encode)(params, batch))
+  cached = jax.jit(gradient_cache(encode, micro_batch_size=5))
+  assert_close(cached(params, batch), jax.jit(encode)(params, batch))
 
 
 def test_dropout_of_a_micro_batch_is_the_same_in_both_passes():
@@ -106,7 +103,7 @@ def test_dropout_of_a_micro_batch_is_the_same_in_both_passes():
     def objective(params, batch, key):
       return pmrl(function(params, batch, key), None, 0.2)
 
-    return quickly_jit(jax.value_and_grad(objective))
+    return jax.jit(jax.value_and_grad(objective))
 
   params, batch = inputs()
   batch = {"x": batch["x"]}

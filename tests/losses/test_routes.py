@@ -97,7 +97,6 @@ each_loss_first_kinds_fast = pytest.mark.parametrize(
     for name in LOSSES
   ],
 )
-QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 def inputs(dtype=np.float32):
@@ -134,9 +133,7 @@ def expected(name, dtype=np.float32):
   with jax.default_device(jax.devices()[0]):
     params, batch = inputs(dtype)
     return jax.device_get(
-      jax.jit(jax.value_and_grad(objective(name)), compiler_options=QUICKLY)(
-        params, batch
-      )
+      jax.jit(jax.value_and_grad(objective(name)))(params, batch)
     )
 
 
@@ -155,10 +152,7 @@ assert_close = functools.partial(
 
 
 def in_blocks(name, block_size):
-  return jax.jit(
-    jax.value_and_grad(objective(name, block_size=block_size)),
-    compiler_options=QUICKLY,
-  )
+  return jax.jit(jax.value_and_grad(objective(name, block_size=block_size)))
 
 
 @each_loss
@@ -186,8 +180,7 @@ def mapped(name, num_devices, *, check_vma=True, **route):
       in_specs=(PartitionSpec(), PartitionSpec("data")),
       out_specs=PartitionSpec(),
       check_vma=check_vma,
-    ),
-    compiler_options=QUICKLY,
+    )
   )
 
 
@@ -252,9 +245,7 @@ def test_sharded_jit_equals_one_device(name, route):
   batch = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
   params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
   options = {} if route == "dense" else {"block_size": 5}
-  run = jax.jit(
-    jax.value_and_grad(objective(name, **options)), compiler_options=QUICKLY
-  )
+  run = jax.jit(jax.value_and_grad(objective(name, **options)))
   assert_close(jax.device_get(run(params, batch)), expected(name))
 
 
@@ -270,8 +261,7 @@ def test_half_precision_takes_the_same_routes(route):
 
     return jax.value_and_grad(loss)
 
-  quickly_jit = functools.partial(jax.jit, compiler_options=QUICKLY)
-  dense = quickly_jit(value_and_grad())(x, batch["where"])
+  dense = jax.jit(value_and_grad())(x, batch["where"])
   options = {"block_size": 5}
   if route == "ring_blocks":
     options = {"axis_name": "data", **ROUTES[route]}
@@ -281,7 +271,7 @@ def test_half_precision_takes_the_same_routes(route):
     run = jax.shard_map(
       run, mesh=mesh_of(8), in_specs=split, out_specs=(PartitionSpec(), split)
     )
-  value, gradient = quickly_jit(run)(x, batch["where"])
+  value, gradient = jax.jit(run)(x, batch["where"])
   assert gradient.dtype == dtype and value.dtype == jnp.float32
   np.testing.assert_allclose(value, dense[0], rtol=1e-5)
   # One rounding to the dtype of what comes in.

@@ -12,7 +12,6 @@ from pmrl_jax.losses import sigmoid_contrastive_loss
 BATCH, DIM = 7, 5
 IDS = np.array([0, 1, 2, 0, 3, 1, 0], np.int32)
 ALL_DIFFER = np.arange(BATCH, dtype=np.int32)
-QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 @functools.cache
@@ -34,7 +33,7 @@ def compiled(**options):
     )
     return value, pullback(cotangent)
 
-  return jax.jit(value_and_pullback, compiler_options=QUICKLY)
+  return jax.jit(value_and_pullback)
 
 
 def run(

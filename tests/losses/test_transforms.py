@@ -19,10 +19,6 @@ SETTINGS = {
 BATCH = 16
 
 each_setting = pytest.mark.parametrize("name", SETTINGS)
-# Compilation is most of the time of these tests; this halves it.
-quickly_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 assert_close = functools.partial(
   chex.assert_trees_all_close, rtol=1e-4, atol=1e-5
 )
@@ -39,7 +35,7 @@ def value_and_grad(name):
 
 @functools.cache
 def compiled(name):
-  return quickly_jit(value_and_grad(name))
+  return jax.jit(value_and_grad(name))
 
 
 def inputs(rng, *batch, dtype=np.float32):
@@ -60,7 +56,7 @@ def test_vmap_equals_one_batch_after_another(rng, name):
   arguments = inputs(rng, 2, BATCH)
   one_by_one = [compiled(name)(*[a[i] for a in arguments]) for i in range(2)]
   stacked = jax.tree.map(lambda *parts: np.stack(parts), *one_by_one)
-  assert_close(quickly_jit(jax.vmap(value_and_grad(name)))(*arguments), stacked)
+  assert_close(jax.jit(jax.vmap(value_and_grad(name)))(*arguments), stacked)
 
 
 @each_setting
@@ -69,7 +65,7 @@ def test_sharded_over_8_devices_equals_one_device(rng, name):
   by_batch = NamedSharding(mesh, PartitionSpec("data"))
   arguments = inputs(rng, BATCH)
   sharded = jax.device_put(arguments, by_batch)
-  program = quickly_jit(value_and_grad(name)).lower(*sharded).compile()
+  program = jax.jit(value_and_grad(name)).lower(*sharded).compile()
   actual = program(*sharded)
   assert actual[1].sharding.is_equivalent_to(by_batch, 3)
   assert_close(
@@ -121,6 +117,6 @@ def test_a_step_holds_one_batch_of_decompositions(
     ).loss
 
   example = jax.ShapeDtypeStruct((BATCH, 3, 4), jnp.float32)
-  program = quickly_jit(jax.value_and_grad(loss)).lower(example).compile()
+  program = jax.jit(jax.value_and_grad(loss)).lower(example).compile()
   calls = re.findall(r'custom_call_target="lapack_\w+"', program.as_text())
   assert len(calls) == 1

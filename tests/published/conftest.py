@@ -1,6 +1,5 @@
 """The tiny model of the golden values, with the weights that made them."""
 
-import functools
 import json
 import pathlib
 from typing import NamedTuple
@@ -12,11 +11,6 @@ import pytest
 from pmrl_jax import encoders
 from pmrl_jax.weights.published import published_table
 from pmrl_jax.weights.state_dict import to_params
-
-# What tests compile runs once or twice, so it need not run fast.
-quick_jit = functools.partial(
-  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
-)
 
 GOLDENS = pathlib.Path(__file__).parents[1] / "goldens"
 

@@ -10,7 +10,7 @@ import tokenizers
 
 from pmrl_jax.evaluation import refine_scores, score_metrics
 from pmrl_jax.losses import singular_spectrum
-from tests.published.conftest import assert_near, load, model_inputs, quick_jit
+from tests.published.conftest import assert_near, load, model_inputs
 
 TASKS = ("tvas", "tva", "ta", "tv")
 
@@ -23,7 +23,7 @@ def split(published):
   golden["in/subtitle_input_ids"] = subtitle_ids(config, published.config)
   model = published.model
 
-  @quick_jit
+  @jax.jit
   def run(params, inputs):
     encoded = model.apply({"params": params}, inputs, method="encode")
     features = {
@@ -58,7 +58,7 @@ def judges(published, split):
   )
   ids = jnp.asarray(golden["out/tvas/input_ids"])
 
-  @quick_jit
+  @jax.jit
   def probabilities(texts, items, kept):
     logits = published.model.apply(
       {"params": published.params},

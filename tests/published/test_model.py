@@ -9,7 +9,7 @@ import pytest
 
 from pmrl_jax import encoders
 from pmrl_jax.encoders.resize import nearest_indices
-from tests.published.conftest import assert_near, quick_jit
+from tests.published.conftest import assert_near
 
 CONDITIONS = ("v", "a", "s", "vas")
 
@@ -20,7 +20,7 @@ def apply(published):
 
   @functools.cache
   def compiled(method):
-    return quick_jit(
+    return jax.jit(
       lambda arguments, options: published.model.apply(
         {"params": published.params}, *arguments, method=method, **options
       )
@@ -167,7 +167,7 @@ def test_a_further_modality_is_one_entry(published):
     "subtitle": published.inputs["subtitle"],
   }
 
-  @quick_jit
+  @jax.jit
   def run(key):
     variables = model.init(key, inputs)
     encoded = model.apply(variables, inputs, method="encode")
@@ -203,7 +203,7 @@ def test_words_can_be_guessed_with_and_without_a_condition(published, apply):
 def test_half_precision_is_near(published, encoded):
   model = published.model.clone(dtype=jnp.bfloat16)
   inputs = {name: published.inputs[name] for name in ("text", "vision")}
-  embeddings, _ = quick_jit(model.apply)({"params": published.params}, inputs)
+  embeddings, _ = jax.jit(model.apply)({"params": published.params}, inputs)
   assert embeddings.dtype == jnp.float32
   assert_near(embeddings, encoded.embeddings[:, :2], tolerance=0.03)
 
@@ -211,7 +211,7 @@ def test_half_precision_is_near(published, encoded):
 def test_training_is_random_by_key_and_finite(published):
   inputs = {name: published.inputs[name] for name in ("text", "vision")}
 
-  @quick_jit
+  @jax.jit
   def embed(seed):
     return published.model.apply(
       {"params": published.params},

@@ -15,7 +15,7 @@ from pmrl_jax.losses import (
 )
 from pmrl_jax.weights.published import published_table
 from pmrl_jax.weights.state_dict import to_state_dict
-from tests.published.conftest import assert_near, load, quick_jit
+from tests.published.conftest import assert_near, load
 
 # {golden: its tasks}.
 TASKS = {
@@ -78,7 +78,7 @@ def step(published, name, **options):
     loss, terms = objective(params, {"inputs": inputs}, jax.random.key(0))
     return loss, (terms, draw.asked)
 
-  run = quick_jit(jax.value_and_grad(run, has_aux=True))
+  run = jax.jit(jax.value_and_grad(run, has_aux=True))
   results = run(published.params, inputs)
   (loss, (terms, asked)), gradients = results
   return golden, config, loss, terms, asked, flat_gradients(model, gradients)
@@ -145,7 +145,7 @@ def test_the_spectrum_is_the_published_one_in_both_signs(published, name):
 @pytest.fixture(scope="module")
 def match(published):
   """Compiled once: what a task leaves out of the condition is masked."""
-  return quick_jit(
+  return jax.jit(
     lambda *rows: published.model.apply(
       {"params": published.params}, *rows, method="match"
     )
