@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.experiments.tiny_published import tiny_model
+from tests.experiments.tiny_published import TINY_INPUTS, tiny_model
 
 pytestmark = [
   pytest.mark.tpu,
@@ -21,10 +21,7 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 # The published model, as small as its parts allow.
 TINY = {
-  "data.inputs.text.length": 8,
-  "data.inputs.subtitle.length": 8,
-  "data.inputs.vision.resolution": 28,
-  "data.inputs.audio.num_rows": 64,
+  **TINY_INPUTS,
   **tiny_model(depth=2),
   "model.encoders.text.vocabulary_size": 8192,
 }

@@ -1,6 +1,8 @@
 """Several processes train as one does, and stop together."""
 
 import contextlib
+import json
+import os
 import random
 import re
 import shutil
@@ -19,10 +21,13 @@ from experiments import cli, train
 from pmrl_jax import training
 
 TINY = Path(__file__).with_name("tiny_config.py")
+ROOT = Path(__file__).parents[2]
 RUN = Path("runs") / "tiny_config"
 STEPS = 40
 HEARTBEAT = 10
 DEVICES = 8
+# For programs that run a few steps.
+QUICKLY = os.environ["XLA_FLAGS"]
 # How much slower than needed a crowded machine may be.
 PATIENCE = 240
 
@@ -39,9 +44,9 @@ class _Cluster:
   def __init__(self, processes):
     self.processes = processes
 
-  def wait(self):
+  def wait(self, seconds=PATIENCE):
     """`(exit codes, what they said, errors)`, by process."""
-    said = [p.communicate(timeout=PATIENCE) for p in self.processes]
+    said = [p.communicate(timeout=seconds) for p in self.processes]
     codes = [process.returncode for process in self.processes]
     return codes, [out for out, _ in said], [err for _, err in said]
 
@@ -50,42 +55,66 @@ class _Cluster:
       process.kill()
 
 
-@pytest.fixture
-def launch(environment):
-  """`launch(folder, count, *arguments)` trains in processes; a context."""
+def _devices(count):
+  """The flag of XLA for so many."""
+  return f"--xla_force_host_platform_device_count={count}"
 
-  @contextlib.contextmanager
-  def launch_processes(folder, count, *arguments, places=None, port=None):
-    port = port or _free_port()
-    env = environment | {
-      "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count}"
-    }
-    cluster = _Cluster([])
-    try:
-      for index in range(count):
-        several = [
-          f"--coordinator=127.0.0.1:{port}",
-          f"--num_processes={count}",
-          f"--process_id={index}",
-          f"--heartbeat_timeout={HEARTBEAT}",
-        ]
-        cluster.processes.append(
-          subprocess.Popen(
-            [sys.executable, "-m", "experiments.train", f"--config={TINY}"]
-            + [f"--config.steps={STEPS}", *arguments]
-            + several * (count > 1),
-            cwd=places[index] if places else folder,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-          )
+
+@contextlib.contextmanager
+def _started(commands, places, env):
+  """Programs of the same cluster, that end with the context."""
+  cluster = _Cluster([])
+  try:
+    for command, place in zip(commands, places, strict=True):
+      cluster.processes.append(
+        subprocess.Popen(
+          [sys.executable, *command],
+          cwd=place,
+          env=env,
+          stdout=subprocess.PIPE,
+          stderr=subprocess.PIPE,
+          text=True,
         )
-      yield cluster
-    finally:
-      cluster.kill()
+      )
+    yield cluster
+  finally:
+    cluster.kill()
+
+
+@pytest.fixture
+def launch_program(environment):
+  """`launch_program(folder, count, *command)` starts it in processes."""
+
+  def launch_processes(folder, count, *command, places=None):
+    port = _free_port()
+    several = [
+      [
+        f"--coordinator=127.0.0.1:{port}",
+        f"--num_processes={count}",
+        f"--process_id={index}",
+        f"--heartbeat_timeout={HEARTBEAT}",
+      ]
+      for index in range(count)
+    ]
+    return _started(
+      [["-m", *command, *(each if count > 1 else [])] for each in several],
+      places or [folder] * count,
+      environment | {"XLA_FLAGS": _devices(DEVICES // count)},
+    )
 
   return launch_processes
+
+
+@pytest.fixture
+def launch(launch_program):
+  """`launch(folder, count, *arguments)` trains in processes; a context."""
+
+  def launch_training(folder, count, *arguments, **options):
+    command = ["experiments.train", f"--config={TINY}"]
+    command += [f"--config.steps={STEPS}", *arguments]
+    return launch_program(folder, count, *command, **options)
+
+  return launch_training
 
 
 @pytest.fixture
@@ -152,6 +181,109 @@ def test_processes_train_as_one_does(undisturbed, saved_state, count):
   assert names == {path.name for path in undisturbed(1).iterdir()}
   sessions = (undisturbed(count) / "sessions.jsonl").read_text().splitlines()
   assert len(sessions) == 1 and f'"processes": {count}' in sessions[0]
+
+
+@pytest.fixture
+def made(once, environment):
+  """`made(processes, devices)`: what `mesh_runs` wrote, by run and mesh."""
+
+  def make(count, devices):
+    def fill(folder):
+      env = environment | {
+        "XLA_FLAGS": f"{QUICKLY} {_devices(devices // count)}"
+      }
+      address = f"127.0.0.1:{_free_port()}"
+      commands = [
+        ["-m", "tests.experiments.mesh_runs", str(folder)]
+        + [address, str(count), str(index)] * (count > 1)
+        for index in range(count)
+      ]
+      with _started(commands, [ROOT] * count, env) as cluster:
+        codes, _, err = cluster.wait(4 * PATIENCE)
+      assert codes == [0] * count, err
+
+    folder = once(f"mesh_runs_{count}_of_{devices}", fill)
+    return {path.stem: dict(np.load(path)) for path in folder.glob("*.npz")}
+
+  return make
+
+
+# The gradient of these is zero, since they shift all logits of a softmax, and
+# Adam makes rounding errors as large as any other gradient.
+WITHOUT_GRADIENT = re.compile(r"/key/bias$")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_runs_are_the_same_on_every_mesh(made, count):
+  references, runs = made(1, 1), made(count, DEVICES)
+  assert len(references) == 2 and len(runs) == 6
+  for name, run in runs.items():
+    kind, mesh = name.rsplit("_", 1)
+    expected = references[f"{kind}_1x1"]
+    assert set(run) == set(expected)
+    assert (run["num_split"] > 0) == (not mesh.endswith("x1")), name
+    np.testing.assert_allclose(run["losses"], expected["losses"], rtol=1e-5)
+    np.testing.assert_allclose(run["measured"], expected["measured"], atol=0.02)
+    for path in (path for path in run if "/" in path):
+      tolerance = 2e-3 if WITHOUT_GRADIENT.search(path) else 2e-5
+      np.testing.assert_allclose(
+        run[path], expected[path], atol=tolerance, err_msg=f"{name} {path}"
+      )
+
+
+@pytest.mark.slow
+def test_parameters_that_are_split_over_processes_go_on_elsewhere(
+  tmp_path, launch, write_arrays, saved_state
+):
+  write_arrays(tmp_path)
+  wide = [
+    "--config.model.dim=256",
+    "--config.model.default_encoder.width=256",
+    "--config.ema_decay=0.9",
+  ]
+  workdir, whole = tmp_path / RUN, tmp_path / "whole"
+  with launch(tmp_path, 1, *wide, f"--workdir={whole}") as cluster:
+    codes, _, err = cluster.wait()
+  assert codes == [0], err
+  split = ["--config.mesh.data=1", "--config.mesh.fsdp=8"]
+  with launch(tmp_path, 2, *wide, *split) as cluster:
+    _wait_for_step(cluster, workdir, 6)
+    cluster.processes[1].terminate()
+    codes, _, err = cluster.wait()
+  assert codes == [128 + signal.SIGTERM] * 2, err
+  step = _last_checkpoint(workdir)
+  shards = list((workdir / "checkpoints" / str(step)).rglob("ocdbt.process_*"))
+  assert len(shards) == 2, shards
+  other = ["--config.mesh.data=4", "--config.mesh.fsdp=2"]
+  with launch(tmp_path, 4, *wide, *other) as cluster:
+    codes, out, err = cluster.wait()
+  assert codes == [0] * 4, err
+  assert f"resumed from step {step} in {RUN}" in out[0]
+  _check_alike(workdir, whole, saved_state)
+  chex.assert_trees_all_close(
+    saved_state(workdir, STEPS)["ema"],
+    saved_state(whole, STEPS)["ema"],
+    atol=1e-5,
+  )
+
+
+@pytest.mark.slow
+def test_processes_measure_as_one_does(tmp_path, launch_program, undisturbed):
+  summaries = []
+  for count in (1, 2):
+    output = tmp_path / str(count)
+    command = ["experiments.evaluate", f"--workdir={undisturbed(1)}"]
+    command += ["--step=best", f"--output={output}"]
+    with launch_program(undisturbed(1).parents[1], count, *command) as cluster:
+      codes, out, err = cluster.wait()
+    assert codes == [0] * count, err
+    assert "report: " in out[0] and not any(out[1:])
+    summaries.append(json.loads((output / "summary.json").read_text()))
+  one, two = ({path.name for path in tmp_path.glob(f"{n}/*")} for n in (1, 2))
+  assert one == two
+  one, two = (summary["mean_R@1"] for summary in summaries)
+  assert one == pytest.approx(two, abs=0.02)
 
 
 @pytest.mark.slow
@@ -322,22 +454,10 @@ def test_evaluation_keeps_the_order_on_a_mesh_that_mixes_processes(
   environment,
 ):
   address = f"127.0.0.1:{_free_port()}"
-  env = environment | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-  processes = [
-    subprocess.Popen(
-      [sys.executable, "-c", ORDER, address, str(index)],
-      env=env,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for index in range(2)
-  ]
-  cluster = _Cluster(processes)
-  try:
+  commands = [["-c", ORDER, address, str(index)] for index in range(2)]
+  env = environment | {"XLA_FLAGS": _devices(4)}
+  with _started(commands, [ROOT] * 2, env) as cluster:
     codes, out, err = cluster.wait()
-  finally:
-    cluster.kill()
   assert codes == [0, 0], err
   assert all("in order" in text for text in out)
 

@@ -1,5 +1,13 @@
 """What makes the published model as small as its parts allow."""
 
+# Changes of a config, by key: what is read of each instance.
+TINY_INPUTS = {
+  "data.inputs.text.length": 8,
+  "data.inputs.subtitle.length": 8,
+  "data.inputs.vision.resolution": 28,
+  "data.inputs.audio.num_rows": 64,
+}
+
 
 def tiny_model(*, depth: int) -> dict[str, int]:
   """Changes of a config, by key.
