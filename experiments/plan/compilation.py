@@ -24,7 +24,11 @@ from pmrl_jax import training
 from pmrl_jax.training.sharding import batch_sharding, replicated
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|RESOURCE_EXHAUSTED", re.IGNORECASE)
-_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)")
+# Compilers for TPUs differ in how they say so.
+_USED = re.compile(
+  r"(?:Used |required for [\w ]*\()([\d.]+)([KMGT]?)\)?"
+  r" (?:of|exceeds available \w+) \(?([\d.]+)([KMGT]?)"
+)
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 

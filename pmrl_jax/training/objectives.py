@@ -36,6 +36,7 @@ def make_matching_objective(
   pairwise_weight: float = 0.0,
   label_smoothing: float = 0.0,
   num_groups: int = 1,
+  num_pools: int = 1,
   micro_batch_size: int | None = None,
   draw: Callable[..., jax.Array] = sample_hard_negatives,
   spectral: Callable[..., Any] = pmrl_loss,
@@ -56,9 +57,10 @@ def make_matching_objective(
     over tasks.
 
   Negatives of all terms are the other instances of the whole batch, on
-  whatever devices they lie. As published, hard negatives are drawn without a
-  gradient, so that the heads of joint features and the temperature, which
-  nothing else uses, are not trained unless there is a pairwise term.
+  whatever devices they lie, unless groups or pools are asked for. As
+  published, hard negatives are drawn without a gradient, so that the heads of
+  joint features and the temperature, which nothing else uses, are not trained
+  unless there is a pairwise term.
 
   Args:
     model: Has `apply` with the methods of `encoders.PMRLModel`.
@@ -71,6 +73,10 @@ def make_matching_objective(
     num_groups: In how many groups of consecutive instances the batch falls
       for the spectral term, where an instance sees only its own group: as
       published on so many GPUs. 1: the whole batch.
+    num_pools: In how many pools of consecutive instances the batch falls for
+      hard negatives, which are drawn from an instance's own pool. Conditions
+      are large, and of 1, the whole batch, every device is sent all of them;
+      with as many pools as devices, none is sent.
     micro_batch_size: How many instances are encoded, and matched, at a time;
       see `losses.gradient_cache`. None: all.
     draw: How negatives are drawn, see `losses.sample_hard_negatives`.
@@ -91,8 +97,9 @@ def make_matching_objective(
   ):
     if number < 0:
       raise ValueError(f"{name} must not be negative, got {number}")
-  if num_groups < 1:
-    raise ValueError(f"num_groups must be at least 1, got {num_groups}")
+  for name, number in (("num_groups", num_groups), ("num_pools", num_pools)):
+    if number < 1:
+      raise ValueError(f"{name} must be at least 1, got {number}")
   conditions = [_condition(model, task) for task in tasks]
   if not conditions:
     raise ValueError("tasks must name one task or more, got none")
@@ -122,7 +129,11 @@ def make_matching_objective(
       pair = _pair(model, params, encoded, names)
       if matching_weight:
         rows = _rows(
-          model, encoded, names, texts, pair, ids=ids, key=task_key, draw=draw
+          {"text": texts, "ids": ids, **pair},
+          model.condition(encoded, names),
+          num_pools,
+          key=jax.random.fold_in(task_key, 0),
+          draw=draw,
         )
         matching.append(_matching(match, params, rows, task_key))
       if pairwise_weight:
@@ -200,22 +211,26 @@ def _spectral(
     result = loss(x, where=where, ids=ids, **arguments)
     return result.loss, result.alignment, result.instance
 
-  batch = embeddings.shape[0]
-  if batch % num_groups:
-    raise ValueError(
-      f"the batch must fall into num_groups equal groups, got {batch} "
-      f"instances for {num_groups} groups"
-    )
   if num_groups == 1:
     results = of_group(embeddings, where, ids)
   else:
-    groups = jax.tree.map(
-      lambda x: x.reshape(num_groups, batch // num_groups, *x.shape[1:]),
-      (embeddings, where, ids),
-    )
+    groups = _split((embeddings, where, ids), num_groups, "num_groups")
     results = jax.tree.map(jnp.mean, jax.vmap(of_group)(*groups))
   total, alignment, instance = results
   return total, {"alignment": alignment, "instance": instance}
+
+
+def _split(tree: Any, count: int, name: str) -> Any:
+  """Consecutive instances: `[batch, ...] -> [count, batch / count, ...]`."""
+
+  def split(x: jax.Array) -> jax.Array:
+    if x.shape[0] % count:
+      raise ValueError(
+        f"{name} must divide the batch, got {count} for {x.shape[0]} instances"
+      )
+    return x.reshape(count, x.shape[0] // count, *x.shape[1:])
+
+  return jax.tree.map(split, tree)
 
 
 def _pair(
@@ -236,25 +251,20 @@ def _pair(
 
 
 def _rows(
-  model: Any,
-  encoded: Any,
-  names: tuple[str, ...],
-  texts: jax.Array,
-  pair: dict[str, jax.Array],
+  texts: Mapping[str, Any],
+  conditions: tuple[jax.Array, jax.Array],
+  num_pools: int,
   *,
-  ids: jax.Array | None,
   key: jax.Array,
   draw: Callable[..., jax.Array],
 ) -> dict[str, Any]:
   """What is read of each instance: as it is, and with hard negatives.
 
   Args:
-    model: The model.
-    encoded: The batch.
-    names: Of the condition.
-    texts: `[batch, length]`.
-    pair: Features that tell what is easily mistaken.
-    ids: `[batch]`, or None.
+    texts: `text` `[batch, length]`; `ids` `[batch]`, or None; and features
+      that tell what is easily mistaken, see `_pair`.
+    conditions: `[batch, tokens, width]`, and which of them there are.
+    num_pools: In how many pools the batch falls.
     key: A random key.
     draw: Draws negatives.
 
@@ -264,27 +274,38 @@ def _rows(
     another one; `exists` `[batch, 3]`, which rows there are. Which text reads
     which condition is in `_READS`.
   """
-  condition, seen = model.condition(encoded, names)
-  caption, joint = jnp.moveaxis(jax.lax.stop_gradient(pair["features"]), 1, 0)
-  similarities = jnp.einsum("bd,Bd->bB", caption, joint, precision="highest")
-  both = jnp.all(pair["where"], axis=1)
-  options = {
-    "temperature": jax.lax.stop_gradient(pair["temperature"]),
-    "where": both,
-    "ids": ids,
+  temperature = jax.lax.stop_gradient(texts["temperature"])
+
+  def of_pool(key: jax.Array, pool: Mapping[str, Any]) -> dict[str, Any]:
+    text, condition, seen = pool["text"], pool["condition"], pool["seen"]
+    caption, joint = jnp.moveaxis(jax.lax.stop_gradient(pool["features"]), 1, 0)
+    similarities = jnp.einsum("bd,Bd->bB", caption, joint, precision="highest")
+    both = jnp.all(pool["where"], axis=1)
+    options = {"temperature": temperature, "where": both, "ids": pool["ids"]}
+    condition_key, text_key = jax.random.split(key)
+    other_condition = draw(condition_key, similarities, **options)
+    other_text = draw(text_key, similarities.T, **options)
+    exists = jnp.stack(
+      [other_condition >= -1, other_condition >= 0, other_text >= 0], axis=1
+    )
+    return {
+      "ids": jnp.stack([text, text, text[other_text]], axis=1),
+      "condition": jnp.stack([condition, condition[other_condition]], axis=1),
+      "where": jnp.stack([seen, seen[other_condition]], axis=1),
+      "exists": exists & both[:, None],
+    }
+
+  condition, seen = conditions
+  batch = {
+    "condition": condition,
+    "seen": seen,
+    **{name: texts[name] for name in ("text", "ids", "features", "where")},
   }
-  condition_key, text_key = jax.random.split(jax.random.fold_in(key, 0))
-  other_condition = draw(condition_key, similarities, **options)
-  other_text = draw(text_key, similarities.T, **options)
-  exists = jnp.stack(
-    [other_condition >= -1, other_condition >= 0, other_text >= 0], axis=1
-  )
-  return {
-    "ids": jnp.stack([texts, texts, texts[other_text]], axis=1),
-    "condition": jnp.stack([condition, condition[other_condition]], axis=1),
-    "where": jnp.stack([seen, seen[other_condition]], axis=1),
-    "exists": exists & both[:, None],
-  }
+  if num_pools == 1:
+    return of_pool(key, batch)
+  pools = _split(batch, num_pools, "num_pools")
+  rows = jax.vmap(of_pool)(jax.random.split(key, num_pools), pools)
+  return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
 
 
 def _matching(

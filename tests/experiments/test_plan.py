@@ -16,7 +16,13 @@ from experiments.benchmarks import collectives
 from experiments.configs import pmrl_vast150k, published
 from experiments.objectives import loss_of_devices
 from experiments.plan import __main__ as program
-from experiments.plan import search, shapes, targets, weak_scaling
+from experiments.plan import (
+  compilation,
+  search,
+  shapes,
+  targets,
+  weak_scaling,
+)
 from experiments.plan.compilation import Memory, Plan
 from pmrl_jax import training
 from pmrl_jax.losses import pmrl_loss
@@ -279,6 +285,21 @@ def test_traffic_reads_what_the_compiler_for_tpus_writes():
     "all-reduce": (1, 24.0),
     "collective-permute": (7, 7 * 16),
   }
+
+
+@pytest.mark.parametrize(
+  "said,short",
+  [
+    ("Ran out of memory. Used 31.24G of 16.00G hbm.", "33.5 GB of 17.2"),
+    (
+      "the total memory required for HLO temporaries (1.28T) exceeds "
+      "available HBM (95.73G). HLO module: jit_train_step.",
+      "1407.4 GB of 102.8",
+    ),
+  ],
+)
+def test_what_the_compiler_for_tpus_says_of_memory_is_shortened(said, short):
+  assert compilation._reason(said) == f"needs {short}"
 
 
 @pytest.mark.parametrize("route", ["gather", "ring"])

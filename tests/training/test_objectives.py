@@ -173,6 +173,20 @@ def test_groups_see_only_themselves(model, params, batch):
   np.testing.assert_allclose(loss, np.mean(halves), rtol=1e-5)
 
 
+def test_hard_negatives_are_of_the_own_pool(model, params, batch):
+  def next_of(pool):
+    def draw(key, similarities, **options):
+      index = np.arange(len(similarities))
+      return jnp.asarray(index // pool * pool + (index + 1) % pool)
+
+    return draw
+
+  pools = evaluate(model, params, batch, num_pools=2, draw=next_of(BATCH // 2))
+  assert_equal(pools, evaluate(model, params, batch, draw=next_of(BATCH // 2)))
+  _, terms, _ = evaluate(model, params, batch, draw=next_of(BATCH))
+  assert terms["matching"] != pools[1]["matching"]
+
+
 def test_what_is_absent_has_no_influence(model, params, batch):
   """Of a text alone, nothing is matched; of an absent pose, the rest is."""
   where = batch["where"].copy()
@@ -237,7 +251,9 @@ def test_it_trains(model, params, batch):
     ({"tasks": []}, "got none"),
     ({"matching_weight": -1.0}, "matching_weight must not be negative"),
     ({"num_groups": 0}, "num_groups must be at least 1"),
-    ({"num_groups": 3}, "8 instances for 3 groups"),
+    ({"num_groups": 3}, "num_groups must divide the batch, got 3 for 8"),
+    ({"num_pools": 0}, "num_pools must be at least 1"),
+    ({"num_pools": 3}, "num_pools must divide the batch, got 3 for 8"),
   ],
 )
 def test_wrong_options_are_explained(model, params, batch, options, message):
