@@ -1,5 +1,6 @@
 """Real programs for TPUs, compiled without one; `make test-tpu` runs this."""
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -27,7 +28,7 @@ TINY = {
 }
 
 
-def run(program, folder, *arguments):
+def run(program, folder, *arguments, timeout=1200):
   """Runs a program in a process of its own, with devices of its own."""
   # Elsewhere tests fake CPUs; here the compiler for TPUs is what counts.
   return subprocess.run(
@@ -36,7 +37,7 @@ def run(program, folder, *arguments):
     env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
     capture_output=True,
     text=True,
-    timeout=1200,
+    timeout=timeout,
   )
 
 
@@ -72,6 +73,30 @@ def test_a_step_compiles_for_a_slice_with_parameters_split(tmp_path):
   # What is split over fsdp is gathered, and gradients are summed.
   assert {"all-gather", "all-reduce"} <= set(plan["traffic"])
   assert plan["flops"] > 0
+
+
+def test_the_step_of_the_full_size_compiles(tmp_path):
+  version = importlib.metadata.version("libtpu")
+  if tuple(map(int, version.split(".")[:3])) < (0, 0, 50):
+    pytest.skip(f"libtpu {version} has been seen to crash; 0.0.50 does not")
+  ended = run(
+    "plan",
+    tmp_path,
+    f"--config={ROOT / 'experiments/configs/pmrl_vast150k.py'}",
+    "--topology=v5e:4x4",
+    "--batch_per_device=4",
+    "--config.mesh.fsdp=16",
+    "--config.matching.num_pools=16",
+    "--nocontrast_alone",
+    "--json=plan.json",
+    timeout=3600,
+  )
+  assert ended.returncode == 0, ended.stderr
+  (plan,) = json.loads((tmp_path / "plan.json").read_text())["plans"]
+  memory = plan["memory"]
+  assert plan["fits"] and memory["total"] < 0.5 * plan["memory_of_device"]
+  # Of 1.2 billion parameters a sixteenth, and of their moments.
+  assert 300e6 < memory["parameters"] < memory["optimizer"] < 640e6
 
 
 def test_a_ring_takes_as_much_memory_on_more_chips(tmp_path):
