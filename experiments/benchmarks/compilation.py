@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from experiments.benchmarks import objectives
@@ -81,6 +82,30 @@ def compile_objective(
     .lower(x)
     .compile()
   )
+
+
+def compile_gather(
+  case: Case, devices: Sequence[jax.Device]
+) -> jax.stages.Compiled:
+  """Compiles the gathering of one direction of every instance, and no more.
+
+  Args:
+    case: The size; its batch is that of all devices together.
+    devices: What it is compiled for; they need not be there.
+  """
+  mesh = training.make_mesh(devices=devices)
+  split = PartitionSpec("data")
+
+  def gather(x: jax.Array) -> jax.Array:
+    everyone = jax.lax.all_gather(x, "data", tiled=True)
+    # Kept apart: the sum of each part would be much less to send.
+    return jnp.sum(jax.lax.optimization_barrier(everyone))[None]
+
+  x = jax.ShapeDtypeStruct(
+    (case.batch, case.dim), case.dtype, sharding=NamedSharding(mesh, split)
+  )
+  mapped = jax.shard_map(gather, mesh=mesh, in_specs=split, out_specs=split)
+  return jax.jit(mapped).lower(x).compile()
 
 
 def temporary_bytes(compiled: jax.stages.Compiled) -> int:

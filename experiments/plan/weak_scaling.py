@@ -51,7 +51,7 @@ class Scaled(NamedTuple):
   topology: str
   num_devices: int
   case: Case
-  form: compilation.Form
+  form: compilation.Form | None  # None: a direction is gathered, no more
   temporary_bytes: int | None  # on each device
   traffic: Mapping[str, collectives.Traffic]
   seconds: float
@@ -73,13 +73,13 @@ def main() -> None:
   todo = [
     (target, form)
     for target in found
-    for form in forms(_TERMS.value, options.BLOCK_SIZE.value)
+    for form in [None, *forms(_TERMS.value, options.BLOCK_SIZE.value)]
   ]
   done: list[Scaled] = []
   output.parent.mkdir(parents=True, exist_ok=True)
   with tqdm.tqdm(todo, unit=" forms") as bar:
     for target, form in bar:
-      bar.set_description(f"{target.name}, {form}")
+      bar.set_description(f"{target.name}, {_name(form)}")
       case = Case(
         _PER_DEVICE.value * len(target.devices),
         _NUM_MODALITIES.value,
@@ -105,13 +105,16 @@ def forms(contrast: str, block_size: int) -> list[compilation.Form]:
 
 
 def compile_for(
-  target: targets.Target, case: Case, form: compilation.Form
+  target: targets.Target, case: Case, form: compilation.Form | None
 ) -> Scaled:
-  """Compiles one form for some devices."""
+  """Compiles one form, or the gathering of a direction, for some devices."""
   start = time.perf_counter()
   count = len(target.devices)
   try:
-    compiled = compilation.compile_objective(case, form, target.devices)
+    if form is None:
+      compiled = compilation.compile_gather(case, target.devices)
+    else:
+      compiled = compilation.compile_objective(case, form, target.devices)
   except jax.errors.JaxRuntimeError as error:
     reason = str(error).splitlines()[0]
     seconds = time.perf_counter() - start
@@ -127,6 +130,10 @@ def compile_for(
   )
 
 
+def _name(form: compilation.Form | None) -> str:
+  return "all_gather of a direction, no more" if form is None else str(form)
+
+
 def _write(done: Sequence[Scaled], output: Path, page: Path | None) -> None:
   """Writes what there is so far."""
   results = {"command": sys.argv, "compiled": [_as_json(each) for each in done]}
@@ -140,7 +147,7 @@ def _as_json(scaled: Scaled) -> dict[str, Any]:
   return {
     **scaled._asdict(),
     "case": scaled.case._asdict(),
-    "form": scaled.form._asdict(),
+    "form": None if scaled.form is None else scaled.form._asdict(),
     "traffic": {k: each._asdict() for k, each in scaled.traffic.items()},
   }
 
@@ -170,9 +177,9 @@ def _tables(done: Sequence[Scaled]) -> list[tables.Table]:
       title,
       ["", *header],
       [
-        ["a direction of every instance", *gathered],
+        ["size of a direction of every instance", *gathered],
         *(
-          [str(form), *(cell(cells.get((form, n))) for n, _ in columns)]
+          [_name(form), *(cell(cells.get((form, n))) for n, _ in columns)]
           for form in rows
         ),
       ],

@@ -1,10 +1,12 @@
-"""A block of keys at a time, and around a ring of devices.
+"""A block of keys at a time, those of all devices, and around a ring of them.
 
 Sums over blocks have a running log-sum-exp (Milakov and Gimelshein, Online
 normalizer calculation for softmax, arXiv 1805.02867); the backward pass
-computes the logits of each block again. On a ring, keys travel from device to
-device, so that none ever holds all of them (Liu, Zaharia, Abbeel, Ring
-Attention, arXiv 2310.01889).
+computes the logits of each block again. Gathered, instances are sent once: a
+device has the gradient of its own from the sums of the others, which are a few
+numbers, and not from the others' gradients, which are as large as what was
+gathered. On a ring, keys travel from device to device, so that none ever holds
+all of them (Liu, Zaharia, Abbeel, Ring Attention, arXiv 2310.01889).
 """
 
 import functools
@@ -102,17 +104,126 @@ def _gradient(
     logits, others = terms(
       queries._replace(values=query_values), keys._replace(values=key_values)
     )
-    shares = None
-    if logits is not None and log_sum_exp is not None:
-      shares = jnp.exp(logits - log_sum_exp[..., None])
-    products = jax.tree.map(
-      lambda cotangent, term: jnp.sum(cotangent[..., None] * term),
-      tuple(cotangents),
-      (shares, others),
-    )
-    return sum(jax.tree.leaves(products), start=jnp.zeros(()))
+    return _weigh(logits, others, log_sum_exp, cotangents, axis=-1)
 
   return jax.grad(weighted, argnums=(0, 1))(queries.values, keys.values)
+
+
+def _weigh(
+  logits: jax.Array | None,
+  others: Any,
+  log_sum_exp: jax.Array | None,
+  cotangents: Sums,
+  *,
+  axis: int,
+) -> jax.Array:
+  """Returns a number whose gradient is that of the sums along an axis."""
+  shares = None
+  if logits is not None and log_sum_exp is not None:
+    shares = jnp.exp(logits - jnp.expand_dims(log_sum_exp, axis))
+  products = jax.tree.map(
+    lambda cotangent, term: jnp.sum(jnp.expand_dims(cotangent, axis) * term),
+    tuple(cotangents),
+    (shares, others),
+  )
+  return sum(jax.tree.leaves(products), start=jnp.zeros(()))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def by_gathering(
+  terms: Terms,
+  mirror: tuple[int, ...] | None,
+  block_size: int | None,
+  axis_name: Any,
+  side: Side,
+) -> Sums:
+  """Sums over the instances of all devices, which are gathered.
+
+  Args:
+    terms: see `sum_over_keys`.
+    mirror: see `sum_over_keys`.
+    block_size: see `Route`.
+    axis_name: of the devices that share the batch.
+    side: the local instances, as queries and as keys.
+  """
+  return _gathering_forward(terms, mirror, block_size, axis_name, side)[0]
+
+
+def _gathering_forward(
+  terms: Terms,
+  mirror: tuple[int, ...] | None,
+  block_size: int | None,
+  axis_name: Any,
+  side: Side,
+) -> tuple[Sums, Any]:
+  del mirror
+  everyone = gather(side, axis_name)
+  if block_size is None:
+    sums = add_up(*terms(side, everyone))
+  else:
+    sums = by_blocks(terms, block_size, side, everyone)
+  return sums, (side, everyone, sums.log_sum_exp)
+
+
+def _gathering_backward(
+  terms: Terms,
+  mirror: tuple[int, ...] | None,
+  block_size: int | None,
+  axis_name: Any,
+  saved: Any,
+  cotangents: Sums,
+) -> tuple[Side]:
+  side, everyone, log_sum_exp = saved
+  ours = log_sum_exp, cotangents
+  theirs = _gather_sums(ours, axis_name)
+
+  def weighted(values: Any, block: Side, theirs: Any) -> jax.Array:
+    own = side._replace(values=values)
+    as_queries = terms(own, block)
+    total = _weigh(*as_queries, *ours, axis=-1)
+    if mirror is None:
+      return total + _weigh(*terms(block, own), *theirs, axis=-1)
+    theirs = jax.tree.map(lambda x: x[jnp.array(mirror)], theirs)
+    return total + _weigh(*as_queries, *theirs, axis=-2)
+
+  def gradient(start: jax.Array | int, size: int) -> Any:
+    of_block = jax.tree.map(
+      lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=1), theirs
+    )
+    return jax.grad(weighted)(
+      side.values, _block(everyone, start, size), of_block
+    )
+
+  if block_size is None:
+    return (_cotangent(gradient(0, count(everyone))),)
+  cut, starts = _starts(everyone, block_size)
+
+  def add(total: Any, start: jax.Array) -> tuple[Any, None]:
+    return jax.tree.map(jnp.add, total, gradient(start, block_size)), None
+
+  d_values, _ = jax.lax.scan(add, gradient(0, cut), starts)
+  return (_cotangent(d_values),)
+
+
+by_gathering.defvjp(_gathering_forward, _gathering_backward)
+
+
+def gather(side: Side, axis_name: Any) -> Side:
+  """Collects the instances of all devices; places need no collective."""
+  values, _, ids, where = side
+  values, ids, where = jax.lax.all_gather(
+    (values, ids, where), axis_name, tiled=True
+  )
+  return Side(values, 0, ids, where)
+
+
+def _gather_sums(sums: Any, axis_name: Any) -> Any:
+  """Collects `[task, query]` arrays of one kind, in one piece."""
+  leaves, tree = jax.tree.flatten(sums)
+  everyones = jax.lax.all_gather(
+    jnp.stack(leaves), axis_name, axis=2, tiled=True
+  )
+  return jax.tree.unflatten(tree, list(everyones))
 
 
 def _cotangent(values: Any) -> Side:

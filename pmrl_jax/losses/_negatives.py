@@ -7,18 +7,23 @@ the devices of a named axis, with the keys of all of them gathered; and around
 a ring of these devices.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from pmrl_jax.losses._blocks import by_blocks, by_ring
+from pmrl_jax.losses._blocks import by_blocks, by_gathering, by_ring, gather
 from pmrl_jax.losses._sums import Route, Side, Sums, Terms, add_up, count
 
 
 def sum_over_keys(
-  terms: Terms, queries: Side, keys: Side, route: Route
+  terms: Terms,
+  queries: Side,
+  keys: Side,
+  route: Route,
+  mirror: tuple[int, ...] | None = None,
 ) -> Sums:
   """Sums over all keys of the global batch.
 
@@ -27,20 +32,32 @@ def sum_over_keys(
     queries: the local ones.
     keys: the local ones.
     route: how the keys of all devices are walked through.
+    mirror: for each task the one that compares the same the other way around,
+      so that `terms(keys, queries)` are, transposed, those of the mirrored
+      tasks; None: not every task has one. Where keys are gathered this spares
+      computing both.
 
   Returns:
     The sums for the local queries.
   """
   block_size, axis_name, ring = route
-  if axis_name is not None:
+  if axis_name is not None and ring:
     queries, keys = varying((queries, keys), axis_name)
-    if ring:
-      block_size = min(block_size or count(keys), count(keys))
-      return by_ring(terms, block_size, axis_name, queries, keys)
-    keys = _gather(keys, axis_name)
+    block_size = min(block_size or count(keys), count(keys))
+    return by_ring(terms, block_size, axis_name, queries, keys)
+  if axis_name is not None:
+    side, split = _as_one(queries, keys)
+    if block_size is not None:
+      block_size = min(block_size, count(keys) * jax.lax.axis_size(axis_name))
+    return by_gathering(
+      lambda a, b: terms(split(a)[0], split(b)[1]),
+      mirror,
+      block_size,
+      axis_name,
+      varying(side, axis_name),
+    )
   if block_size is not None:
-    if axis_name is None:
-      keys = _on_every_device(keys)
+    keys = _on_every_device(keys)
     return by_blocks(terms, min(block_size, count(keys)), queries, keys)
   return add_up(*terms(queries, keys))
 
@@ -67,7 +84,7 @@ def sum_both_ways(terms: Terms, side: Side, route: Route) -> list[Sums]:
     )
 
   keys = side if route.axis_name is not None else whole_batch(side, None)
-  sums = sum_over_keys(both, side, keys, route)
+  sums = sum_over_keys(both, side, keys, route, mirror=(1, 0))
   half = jax.tree.leaves(sums)[0].shape[0] // 2
   return [
     jax.tree.map(lambda x: x[:half], sums),
@@ -101,16 +118,37 @@ def whole_batch(side: Side, axis_name: Any) -> Side:
   """Returns the instances of all devices, on every one of them."""
   if axis_name is None:
     return _on_every_device(side)
-  return _gather(varying(side, axis_name), axis_name)
+  return gather(varying(side, axis_name), axis_name)
 
 
-def _gather(keys: Side, axis_name: Any) -> Side:
-  """Collects the keys of all devices; their places need no collective."""
-  values, _, ids, where = keys
-  values, ids, where = jax.lax.all_gather(
-    (values, ids, where), axis_name, tiled=True
+def _as_one(
+  queries: Side, keys: Side
+) -> tuple[Side, Callable[[Side], tuple[Side, Side]]]:
+  """Joins what instances are as queries and as keys, each array once.
+
+  Returns:
+    The instances, and a function that makes queries and keys of some of them.
+  """
+  leaves, tree = jax.tree.flatten(
+    [(side.values, side.ids, side.where) for side in (queries, keys)]
   )
-  return Side(values, 0, ids, where)
+  once = list({id(leaf): leaf for leaf in leaves}.values())
+  place = {id(leaf): place for place, leaf in enumerate(once)}
+  places = [place[id(leaf)] for leaf in leaves]
+  floating = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in once]
+
+  def split(side: Side) -> tuple[Side, Side]:
+    values, others = iter(side.values), iter(side.ids)
+    arrays = [next(values if each else others) for each in floating]
+    both = jax.tree.unflatten(tree, [arrays[place] for place in places])
+    as_queries, as_keys = (
+      Side(values, side.first, ids, where) for values, ids, where in both
+    )
+    return as_queries, as_keys
+
+  values = tuple(leaf for leaf, each in zip(once, floating) if each)
+  others = tuple(leaf for leaf, each in zip(once, floating) if not each)
+  return Side(values, queries.first, others), split
 
 
 def automatic_mesh(x: jax.Array) -> Any:

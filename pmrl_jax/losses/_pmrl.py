@@ -202,7 +202,8 @@ def pmrl_loss(
     block_size: computes the logits of the instance term for so many keys at a
       time, and again in the backward pass, so that memory is O(batch x
       block_size) instead of O(batch^2); reverse mode only. None: all at once.
-    axis_name: name of the mapped axis that the batch is split over.
+    axis_name: name of the mapped axis that the batch is split over; reverse
+      mode only.
     ring: whether keys travel around `axis_name` instead of being gathered, so
       that no device ever holds those of the whole batch; reverse mode only.
     precision: of the instance term's products, as in `jnp.einsum`. Less than

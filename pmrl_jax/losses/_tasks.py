@@ -168,7 +168,8 @@ def _all_tasks(
   queries, keys = sides
   if not both_ways:
     terms = functools.partial(terms, tasks=tasks)
-    return [sum_over_keys(terms, queries, keys, route)]
+    mirror = _mirror(tasks) if keys.values is queries.values else None
+    return [sum_over_keys(terms, queries, keys, route, mirror)]
   if keys.values is not queries.values:
     num_queries = queries.values.shape[1]
     tasks = tuple((a, num_queries + b) for a, b in tasks)
@@ -177,13 +178,20 @@ def _all_tasks(
   if queries.where is not None:
     queries = queries._replace(where=jnp.tile(queries.where, (1, 2)))
   back = tuple((b, a) for a, b in tasks)
-  terms = functools.partial(terms, tasks=(*tasks, *back))
-  sums = sum_over_keys(terms, queries, queries, route)
   half = len(tasks)
+  tasks = (*tasks, *back)
+  terms = functools.partial(terms, tasks=tasks)
+  sums = sum_over_keys(terms, queries, queries, route, _mirror(tasks))
   return [
     jax.tree.map(lambda x: x[:half], sums),
     jax.tree.map(lambda x: x[half:], sums),
   ]
+
+
+def _mirror(tasks: tuple[tuple[int, int], ...]) -> tuple[int, ...] | None:
+  """Returns the place of each task's opposite, None if one has none."""
+  back = [(b, a) for a, b in tasks]
+  return tuple(map(tasks.index, back)) if set(back) <= set(tasks) else None
 
 
 def _terms(

@@ -357,7 +357,10 @@ def test_weak_scaling_is_listed_by_devices(call, tmp_path):
   )
   assert ended.code == 0, ended.err
   rows = json.loads((tmp_path / "weak.json").read_text())["compiled"]
-  assert [row["num_devices"] for row in rows] == [2] * 5 + [8] * 5
+  assert [row["num_devices"] for row in rows] == [2] * 6 + [8] * 6
+  gathers = [row for row in rows if row["form"] is None]
+  assert [list(row["traffic"]) for row in gathers] == [["all-gather"]] * 2
+  rows = [row for row in rows if row["form"] is not None]
   ring = [row for row in rows if row["form"]["route"] == "ring"]
   assert all("collective-permute" in row["traffic"] for row in ring)
   assert all("all-gather" not in row["traffic"] for row in ring)

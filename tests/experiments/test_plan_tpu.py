@@ -99,7 +99,7 @@ def test_the_step_of_the_full_size_compiles(tmp_path):
   assert 300e6 < memory["parameters"] < memory["optimizer"] < 640e6
 
 
-def test_a_ring_takes_as_much_memory_on_more_chips(tmp_path):
+def test_a_contrast_grows_as_one_gather_and_a_ring_not_at_all(tmp_path):
   ended = run(
     "plan.weak_scaling",
     tmp_path,
@@ -111,10 +111,21 @@ def test_a_ring_takes_as_much_memory_on_more_chips(tmp_path):
   )
   assert ended.returncode == 0, ended.stderr
   rows = json.loads((tmp_path / "weak.json").read_text())["compiled"]
-  four, sixteen = (
-    row["temporary_bytes"] for row in rows if row["form"]["route"] == "ring"
-  )
+
+  def of(route):
+    return [row for row in rows if (row["form"] or {}).get("route") == route]
+
+  four, sixteen = (row["temporary_bytes"] for row in of("ring"))
   assert sixteen <= 1.2 * four
+  alone = {row["num_devices"]: sent(row) for row in of(None)}
+  assert sorted(alone) == [4, 16]
+  for row in of("gather"):
+    # And the sums of the instances, a few numbers each, here beside 128.
+    assert sent(row) < 1.1 * alone[row["num_devices"]]
+
+
+def sent(row):
+  return sum(each["sent_bytes"] for each in row["traffic"].values())
 
 
 def test_a_topology_that_there_is_not_is_explained(tmp_path):

@@ -121,6 +121,25 @@ def test_shard_map_takes_one_all_gather_and_one_all_reduce(name, options):
   assert kinds == ["all-gather", "all-reduce"]
 
 
+@each_loss
+@pytest.mark.parametrize("options", [{}, {"block_size": 8}])
+def test_shard_map_sends_instances_once_for_the_gradient_too(name, options):
+  loss = functools.partial(LOSSES[name], axis_name="data", **options)
+  mapped = jax.shard_map(
+    loss, mesh=mesh(), in_specs=SPLIT, out_specs=PartitionSpec()
+  )
+  sent = collectives(jax.value_and_grad(mapped), X())
+  kinds = [kind for kind, _, _ in sent]
+  large = [kind for kind, _, size in sent if size >= BATCH * DIM]
+  if name == "product":  # Whoever makes the tuples has the gradient of all.
+    assert sorted(kinds) == ["all-gather", "all-reduce", "reduce-scatter"]
+    return
+  # Queries and keys, where these are not the same.
+  assert large == ["all-gather"] * (2 if name == "pmrl_modalities" else 1)
+  # Beside them: sums of the instances, and those of the losses.
+  assert set(kinds) == {"all-gather", "all-reduce"} and len(kinds) <= 4
+
+
 @pytest.mark.parametrize("name", ["pmrl", "pairwise"])
 def test_ring_gathers_nothing(name):
   loss = functools.partial(LOSSES[name], axis_name="data", ring=True)

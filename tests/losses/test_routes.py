@@ -193,8 +193,10 @@ ROUTES = {
 
 
 @each_loss_first_kinds_fast
-def test_gathered_equals_one_device(name):
-  assert_close(mapped(name, 8)(*inputs()), expected(name))
+@pytest.mark.parametrize("route", ["gathered", "blocks"])
+def test_gathered_equals_one_device(name, route):
+  run = mapped(name, 8, **ROUTES[route])
+  assert_close(run(*inputs()), expected(name))
 
 
 @each_loss_first_kinds_fast
