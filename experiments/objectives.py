@@ -24,9 +24,10 @@ def build_objective(
 
   Args:
     config: `loss` holds the keyword arguments of `pmrl_loss`; `matching`, for
-      the published model, those of `training.make_matching_objective`;
-      `micro_batch_size` says how many instances are encoded at a time; `route`
-      how the devices come to each other's embeddings, see `loss_of_devices`.
+      the published model, those of `training.make_matching_objective`, where
+      -1 pools are as many as there are devices; `micro_batch_size` says how
+      many instances are encoded at a time; `route` how the devices come to
+      each other's embeddings, see `loss_of_devices`.
     model: The model.
     mesh: The devices, over which the batch is split; None: there is one.
 
@@ -40,6 +41,8 @@ def build_objective(
   arguments, matching = dict(config.loss), matching_options(config, model)
   loss_of = loss_of_devices(config, mesh)
   if matching is not None:
+    if matching.get("num_pools") == -1:
+      matching["num_pools"] = 1 if mesh is None else mesh.size
     return training.make_matching_objective(
       model,
       loss=arguments,

@@ -51,8 +51,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Groups of the batch that do not see each other in the spectral terms. 4 is
     # what 4 GPUs of the published code do.
     "num_groups": 1,
-    # Pools of the batch from which hard negatives are drawn. On many devices
-    # as many as there are: nothing is then sent for them (docs/scale.md).
+    # Pools of the batch from which hard negatives are drawn; -1: as many as
+    # there are devices, so that nothing is sent for them (docs/scale.md).
     "num_pools": 1,
   }
   config.optimizer = _optimizer()

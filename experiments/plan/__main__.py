@@ -17,6 +17,7 @@ experiments/cli.py.
 import sys
 from pathlib import Path
 
+import ml_collections
 import tqdm
 from absl import flags
 from ml_collections import config_flags
@@ -93,7 +94,7 @@ def main() -> None:
     overrides=report.overrides(sys.argv),
     target=target,
     plans=compiled,
-    notes=[known.note] if known.note else [],
+    notes=_notes(config, known, len(target.devices)),
   )
   print(report.as_text(found))
   if output:
@@ -103,6 +104,22 @@ def main() -> None:
     report.write_page(page, [*earlier, *report.as_json(found)])
   if best is None or (not _SEARCH.value and best.batch_per_device < asked):
     raise ValueError(report.advice(found, asked))
+
+
+def _notes(
+  config: ml_collections.ConfigDict, known: shapes.Shapes, num_devices: int
+) -> list[str]:
+  """What is to be known beside the figures."""
+  notes = [known.note] if known.note else []
+  matching = config.get("matching") or {}
+  pools = matching.get("num_pools", 1), matching.get("matching_weight", 0.1)
+  if matching and num_devices > 1 and pools[0] == 1 and pools[1]:
+    notes.append(
+      "hard negatives are drawn from the whole batch, so every device is sent "
+      "the conditions of all; with --config.matching.num_pools=-1 they are "
+      "drawn from its own instances, and nothing is sent"
+    )
+  return notes
 
 
 def _plans(step: Step, target: targets.Target, asked: int) -> list[Plan]:

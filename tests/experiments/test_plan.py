@@ -169,6 +169,15 @@ def test_without_the_compiler_for_tpus_it_says_what_to_install(
   assert "pip install 'pmrl_jax[train,tpu]'" in ended.err
 
 
+def test_what_hard_negatives_send_is_noted():
+  config = pmrl_vast150k.get_config()
+  found = shapes.find(config)
+  assert len(program._notes(config, found, 1)) == 1
+  assert "num_pools=-1" in program._notes(config, found, 8)[1]
+  config.matching.num_pools = -1
+  assert len(program._notes(config, found, 8)) == 1
+
+
 def test_published_shapes_need_no_media():
   config = pmrl_vast150k.get_config()
   found = shapes.find(config)

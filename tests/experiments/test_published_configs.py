@@ -254,6 +254,20 @@ def test_what_has_no_gradient_follows_from_the_tasks(media):
   }
 
 
+def test_every_device_can_have_a_pool_of_its_own(media):
+  config = shrink(get_config("finetune_msrvtt"), media)
+  config.matching.num_pools, config.route = -1, "compiler"
+  data = build.load_data(config)
+  model = build_model(config, data)
+  key, batch = jax.random.key(0), random_batch(data.train.spec)
+  params = jax.eval_shape(model.init, key, batch["inputs"])["params"]
+  mesh = training.make_mesh()
+  assert mesh.size == 8
+  with pytest.raises(ValueError, match="divide the batch, got 8 for 4"):
+    jax.eval_shape(build_objective(config, model, mesh), params, batch, key)
+  jax.eval_shape(build_objective(config, model), params, batch, key)
+
+
 def test_joint_features_have_a_gradient_by_the_pairwise_term(media):
   config = shrink(get_config("finetune_msrvtt"), media)
   model = build_model(config, build.load_data(config))
