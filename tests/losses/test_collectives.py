@@ -122,7 +122,9 @@ def test_shard_map_takes_one_all_gather_and_one_all_reduce(name, options):
 
 
 @each_loss
-@pytest.mark.parametrize("options", [{}, {"block_size": 8}])
+@pytest.mark.parametrize(
+  "options", [{}, pytest.param({"block_size": 8}, marks=pytest.mark.slow)]
+)
 def test_shard_map_sends_instances_once_for_the_gradient_too(name, options):
   loss = functools.partial(LOSSES[name], axis_name="data", **options)
   mapped = jax.shard_map(

@@ -193,7 +193,9 @@ ROUTES = {
 
 
 @each_loss_first_kinds_fast
-@pytest.mark.parametrize("route", ["gathered", "blocks"])
+@pytest.mark.parametrize(
+  "route", ["gathered", pytest.param("blocks", marks=pytest.mark.slow)]
+)
 def test_gathered_equals_one_device(name, route):
   run = mapped(name, 8, **ROUTES[route])
   assert_close(run(*inputs()), expected(name))
