@@ -100,39 +100,42 @@ def _gradient(
   each block has its gradient without the others.
   """
 
-  def weighted(query_values: Any, key_values: Any) -> jax.Array:
-    logits, others = terms(
+  def terms_of(query_values: Any, key_values: Any) -> tuple[Any, Any]:
+    return terms(
       queries._replace(values=query_values), keys._replace(values=key_values)
     )
-    return _weigh(logits, others, log_sum_exp, cotangents, axis=-1)
 
-  return jax.grad(weighted, argnums=(0, 1))(queries.values, keys.values)
+  summed, pull = jax.vjp(terms_of, queries.values, keys.values)
+  return pull(_cotangents(summed, log_sum_exp, cotangents, axis=-1))
 
 
-def _weigh(
-  logits: jax.Array | None,
-  others: Any,
+def _cotangents(
+  summed: tuple[jax.Array | None, Any],
   log_sum_exp: jax.Array | None,
-  cotangents: Sums,
+  of_sums: Sums,
   *,
   axis: int,
-) -> jax.Array:
-  """Returns a number whose gradient is that of the sums along an axis."""
-  shares = None
-  if logits is not None and log_sum_exp is not None:
-    shares = jnp.exp(logits - jnp.expand_dims(log_sum_exp, axis))
-  products = jax.tree.map(
-    lambda cotangent, term: jnp.sum(jnp.expand_dims(cotangent, axis) * term),
-    tuple(cotangents),
-    (shares, others),
+) -> tuple[jax.Array | None, Any]:
+  """Cotangents of what was summed along an axis, by those of its sums."""
+  logits, others = summed
+  of_logits = None
+  if logits is not None:
+    of_logits = jnp.exp(
+      logits - jnp.expand_dims(jnp.asarray(log_sum_exp), axis)
+    ) * jnp.expand_dims(jnp.asarray(of_sums.log_sum_exp), axis)
+  return of_logits, jax.tree.map(
+    lambda term, of_sum: jnp.broadcast_to(
+      jnp.expand_dims(of_sum, axis), term.shape
+    ),
+    others,
+    of_sums.of_terms,
   )
-  return sum(jax.tree.leaves(products), start=jnp.zeros(()))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def by_gathering(
   terms: Terms,
-  mirror: tuple[int, ...] | None,
+  mirror: tuple[int, ...],
   block_size: int | None,
   axis_name: Any,
   side: Side,
@@ -151,7 +154,7 @@ def by_gathering(
 
 def _gathering_forward(
   terms: Terms,
-  mirror: tuple[int, ...] | None,
+  mirror: tuple[int, ...],
   block_size: int | None,
   axis_name: Any,
   side: Side,
@@ -167,7 +170,7 @@ def _gathering_forward(
 
 def _gathering_backward(
   terms: Terms,
-  mirror: tuple[int, ...] | None,
+  mirror: tuple[int, ...],
   block_size: int | None,
   axis_name: Any,
   saved: Any,
@@ -177,22 +180,19 @@ def _gathering_backward(
   ours = log_sum_exp, cotangents
   theirs = _gather_sums(ours, axis_name)
 
-  def weighted(values: Any, block: Side, theirs: Any) -> jax.Array:
-    own = side._replace(values=values)
-    as_queries = terms(own, block)
-    total = _weigh(*as_queries, *ours, axis=-1)
-    if mirror is None:
-      return total + _weigh(*terms(block, own), *theirs, axis=-1)
-    theirs = jax.tree.map(lambda x: x[jnp.array(mirror)], theirs)
-    return total + _weigh(*as_queries, *theirs, axis=-2)
-
   def gradient(start: jax.Array | int, size: int) -> Any:
+    block = _block(everyone, start, size)
     of_block = jax.tree.map(
       lambda x: jax.lax.dynamic_slice_in_dim(x, start, size, axis=1), theirs
     )
-    return jax.grad(weighted)(
-      side.values, _block(everyone, start, size), of_block
+    summed, pull = jax.vjp(
+      lambda values: terms(side._replace(values=values), block), side.values
     )
+    # As keys: in the sums of the others, of the same logits the other way.
+    of_block = jax.tree.map(lambda x: x[jnp.array(mirror)], of_block)
+    as_queries = _cotangents(summed, *ours, axis=-1)
+    as_keys = _cotangents(summed, *of_block, axis=-2)
+    return pull(jax.tree.map(jnp.add, as_queries, as_keys))[0]
 
   if block_size is None:
     return (_cotangent(gradient(0, count(everyone))),)

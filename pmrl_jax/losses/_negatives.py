@@ -7,7 +7,6 @@ the devices of a named axis, with the keys of all of them gathered; and around
 a ring of these devices.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,32 +31,28 @@ def sum_over_keys(
     queries: the local ones.
     keys: the local ones.
     route: how the keys of all devices are walked through.
-    mirror: for each task the one that compares the same the other way around,
-      so that `terms(keys, queries)` are, transposed, those of the mirrored
-      tasks; None: not every task has one. Where keys are gathered this spares
-      computing both.
+    mirror: where queries and keys are the same, for each task the one that
+      compares the other way around: `terms(keys, queries)` are, transposed,
+      those of the mirrored tasks. Gathered keys then are sent once, and their
+      gradient not at all. None: not every task has one.
 
   Returns:
     The sums for the local queries.
   """
   block_size, axis_name, ring = route
-  if axis_name is not None and ring:
-    queries, keys = varying((queries, keys), axis_name)
-    block_size = min(block_size or count(keys), count(keys))
-    return by_ring(terms, block_size, axis_name, queries, keys)
   if axis_name is not None:
-    side, split = _as_one(queries, keys)
-    if block_size is not None:
-      block_size = min(block_size, count(keys) * jax.lax.axis_size(axis_name))
-    return by_gathering(
-      lambda a, b: terms(split(a)[0], split(b)[1]),
-      mirror,
-      block_size,
-      axis_name,
-      varying(side, axis_name),
-    )
+    queries, keys = varying((queries, keys), axis_name)
+    if ring:
+      block_size = min(block_size or count(keys), count(keys))
+      return by_ring(terms, block_size, axis_name, queries, keys)
+    if mirror is not None:
+      most = count(keys) * jax.lax.axis_size(axis_name)
+      block_size = block_size and min(block_size, most)
+      return by_gathering(terms, mirror, block_size, axis_name, keys)
+    keys = gather(keys, axis_name)
   if block_size is not None:
-    keys = _on_every_device(keys)
+    if axis_name is None:
+      keys = _on_every_device(keys)
     return by_blocks(terms, min(block_size, count(keys)), queries, keys)
   return add_up(*terms(queries, keys))
 
@@ -119,36 +114,6 @@ def whole_batch(side: Side, axis_name: Any) -> Side:
   if axis_name is None:
     return _on_every_device(side)
   return gather(varying(side, axis_name), axis_name)
-
-
-def _as_one(
-  queries: Side, keys: Side
-) -> tuple[Side, Callable[[Side], tuple[Side, Side]]]:
-  """Joins what instances are as queries and as keys, each array once.
-
-  Returns:
-    The instances, and a function that makes queries and keys of some of them.
-  """
-  leaves, tree = jax.tree.flatten(
-    [(side.values, side.ids, side.where) for side in (queries, keys)]
-  )
-  once = list({id(leaf): leaf for leaf in leaves}.values())
-  place = {id(leaf): place for place, leaf in enumerate(once)}
-  places = [place[id(leaf)] for leaf in leaves]
-  floating = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in once]
-
-  def split(side: Side) -> tuple[Side, Side]:
-    values, others = iter(side.values), iter(side.ids)
-    arrays = [next(values if each else others) for each in floating]
-    both = jax.tree.unflatten(tree, [arrays[place] for place in places])
-    as_queries, as_keys = (
-      Side(values, side.first, ids, where) for values, ids, where in both
-    )
-    return as_queries, as_keys
-
-  values = tuple(leaf for leaf, each in zip(once, floating) if each)
-  others = tuple(leaf for leaf, each in zip(once, floating) if not each)
-  return Side(values, queries.first, others), split
 
 
 def automatic_mesh(x: jax.Array) -> Any:

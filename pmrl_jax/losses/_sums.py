@@ -11,8 +11,8 @@ import jax.numpy as jnp
 class Side(NamedTuple):
   """Instances as queries or as keys; every array is `[instance, ...]`.
 
-  Unless `Route.axis_name` gathers them, queries are neither split nor sent,
-  and their values and ids may also hold what all of these share.
+  Only keys are split into blocks, gathered and passed on: the values and ids
+  of queries may also hold what all of these share.
   """
 
   values: Any  # what logits are computed from, a tree of floating arrays
