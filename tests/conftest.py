@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import pathlib
+import signal
 
 import numpy as np
 import pytest
@@ -25,6 +26,11 @@ import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# As in a terminal, for the processes that tests start too: what a shell runs in
+# the background ignores interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

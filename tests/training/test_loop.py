@@ -163,15 +163,6 @@ def test_signal_saves_the_step_and_the_run_goes_on_from_it(
   assert _rows(tmp_path, *TIMES) == undisturbed.rows
 
 
-@pytest.fixture
-def heeds_interrupts():
-  """As in a terminal; what runs in the background may ignore them."""
-  previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-  yield
-  signal.signal(signal.SIGINT, previous)
-
-
-@pytest.mark.usefixtures("heeds_interrupts")
 def test_second_interrupt_does_not_wait_for_the_step(tmp_path):
   twice = [signal.SIGINT, signal.SIGINT]
   with pytest.raises(KeyboardInterrupt):
