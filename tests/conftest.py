@@ -18,8 +18,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
   "XLA_FLAGS",
   "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-  + " --xla_cpu_use_fusion_emitters=false"
-  * importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")),
+  + (
+    " --xla_cpu_use_fusion_emitters=false"
+    if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10."))
+    else ""
+  ),
 )
 
 import jax

@@ -92,6 +92,9 @@ def compile_gather(
   Args:
     case: The size; its batch is that of all devices together.
     devices: What it is compiled for; they need not be there.
+
+  Returns:
+    What was compiled; nothing has been run.
   """
   mesh = training.make_mesh(devices=devices)
   split = PartitionSpec("data")

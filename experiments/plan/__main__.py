@@ -112,8 +112,8 @@ def _notes(
   """What is to be known beside the figures."""
   notes = [known.note] if known.note else []
   matching = config.get("matching") or {}
-  pools = matching.get("num_pools", 1), matching.get("matching_weight", 0.1)
-  if matching and num_devices > 1 and pools[0] == 1 and pools[1]:
+  draws = bool(matching) and matching.get("matching_weight") != 0
+  if draws and num_devices > 1 and matching.get("num_pools", 1) == 1:
     notes.append(
       "hard negatives are drawn from the whole batch, so every device is sent "
       "the conditions of all; with --config.matching.num_pools=-1 they are "
