@@ -90,23 +90,50 @@ def make_train_step(
       # Each device sums the part that it keeps, instead of all of it.
       grads = jax.lax.with_sharding_constraint(grads, shardings.params)
     grad_norm = optax.tree.norm(grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     halted = state.skipped_in_a_row >= max_skipped
-    moved = TrainState(
-      step=state.step + 1,
-      params=_choose(finite, params, state.params),
-      opt_state=_choose(finite, opt_state, state.opt_state),
-      skipped=state.skipped + (~finite).astype(jnp.int32),
-      skipped_in_a_row=jnp.where(
-        finite, 0, state.skipped_in_a_row + jnp.logical_not(rescaled)
+
+    def move(grads: Any) -> tuple[Any, Any, Any]:
+      updates, opt_state = optimizer.update(
+        grads, state.opt_state, state.params
+      )
+      params = optax.apply_updates(state.params, updates)
+      return params, opt_state, _averaged(state.ema, params, ema_decay)
+
+    def stand_still(_: Any) -> tuple[Any, Any, Any]:
+      return state.params, state.opt_state, state.ema
+
+    # A choice between the results would need the old state beside the new one,
+    # and read the moments once for each of the two.
+    params, opt_state, ema = jax.lax.cond(
+      finite & ~halted, move, stand_still, grads
+    )
+    step, skipped, skipped_in_a_row, loss_scale = _choose(
+      halted,
+      (
+        state.step,
+        state.skipped,
+        state.skipped_in_a_row,
+        state.loss_scale,
       ),
-      ema=_choose(finite, _averaged(state.ema, params, ema_decay), state.ema),
+      (
+        state.step + 1,
+        state.skipped + (~finite).astype(jnp.int32),
+        jnp.where(
+          finite, 0, state.skipped_in_a_row + jnp.logical_not(rescaled)
+        ),
+        loss_scale,
+      ),
+    )
+    new_state = TrainState(
+      step=step,
+      params=params,
+      opt_state=opt_state,
+      skipped=skipped,
+      skipped_in_a_row=skipped_in_a_row,
+      ema=ema,
       loss_scale=loss_scale,
     )
-    new_state = _choose(halted, state, moved)
     metrics = {
       "loss": loss,
       **terms,
@@ -114,8 +141,8 @@ def make_train_step(
       "learning_rate": jnp.asarray(
         schedule(state.step - state.skipped), jnp.float32
       ),
-      "skipped": new_state.skipped,
-      "skipped_in_a_row": new_state.skipped_in_a_row,
+      "skipped": skipped,
+      "skipped_in_a_row": skipped_in_a_row,
     }
     if state.loss_scale is not None:
       metrics["loss_scale"] = state.loss_scale.scale
