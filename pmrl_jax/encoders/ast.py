@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from pmrl_jax.encoders.activations import gelu
 from pmrl_jax.encoders.attention import check_heads
+from pmrl_jax.encoders.dense import Dense
 from pmrl_jax.encoders.stack import apply_blocks
 
 _EPSILON = 1e-12  # of every LayerNorm
@@ -232,8 +233,8 @@ class AstBlock(nn.Module):
     y = self._attention(_norm("attention_norm", types)(x), layer, train=train)
     x = x + nn.Dropout(self.dropout_rate, deterministic=not train)(y)
     y = _norm("mlp_norm", types)(x)
-    y = nn.Dense(self.mlp_width, **layer, name="mlp_in")(y)
-    y = nn.Dense(x.shape[-1], **layer, name="mlp_out")(gelu(y))
+    y = Dense(self.mlp_width, **layer, name="mlp_in")(y)
+    y = Dense(x.shape[-1], **layer, name="mlp_out")(gelu(y))
     x = x + nn.Dropout(self.dropout_rate, deterministic=not train)(y)
     self.sow("intermediates", "block_out", x)
     return x
@@ -244,9 +245,7 @@ class AstBlock(nn.Module):
     """Lets every token attend to all."""
     b, length, width = x.shape
     query, key, value = (
-      nn.Dense(width, **layer, name=name)(x).reshape(
-        b, length, self.num_heads, -1
-      )
+      Dense(width, **layer, name=name)(x).reshape(b, length, self.num_heads, -1)
       for name in ("query", "key", "value")
     )
     logits = jnp.einsum(
@@ -260,7 +259,7 @@ class AstBlock(nn.Module):
       weights
     )
     y = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
-    return nn.Dense(width, **layer, name="out")(y.reshape(b, length, width))
+    return Dense(width, **layer, name="out")(y.reshape(b, length, width))
 
 
 def _norm(name: str, types: dict[str, Any]) -> nn.LayerNorm:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from pmrl_jax.encoders.activations import gelu
+from pmrl_jax.encoders.dense import Dense
 from pmrl_jax.encoders.positional_convolution import PositionalConvolution
 from pmrl_jax.encoders.relative_attention import (
   GatedRelativeAttention,
@@ -178,7 +179,7 @@ class Beats(nn.Module):
     self.sow("intermediates", "patch_norm_out", x)
     if self.patch_width == self.width:
       return x
-    x = nn.Dense(
+    x = Dense(
       self.width,
       kernel_init=_uniform(self.patch_width),
       bias_init=_uniform(self.patch_width),
@@ -266,10 +267,10 @@ class BeatsBlock(nn.Module):
     self.sow("intermediates", "attention_out", y)
     y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
     x = _norm("attention_norm", types)(self.residual_scale * x + y)
-    y = nn.Dense(self.mlp_width, kernel_init=init, **types, name="mlp_in")(x)
+    y = Dense(self.mlp_width, kernel_init=init, **types, name="mlp_in")(x)
     y = gelu(y)
     y = nn.Dropout(self.activation_dropout_rate, deterministic=not train)(y)
-    y = nn.Dense(x.shape[-1], kernel_init=init, **types, name="mlp_out")(y)
+    y = Dense(x.shape[-1], kernel_init=init, **types, name="mlp_out")(y)
     y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
     x = _norm("mlp_norm", types)(self.residual_scale * x + y)
     if train and self.layerdrop_rate:

@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from pmrl_jax.encoders.activations import gelu
 from pmrl_jax.encoders.attention import attend_by_groups
+from pmrl_jax.encoders.dense import Dense
 
 INITIALIZER = nn.initializers.normal(0.02)
 
@@ -140,9 +141,9 @@ class Attention(nn.Module):
     return layer_norm("norm", types)(y + x)
 
 
-def dense(width: int, name: str, types: dict[str, Any]) -> nn.Dense:
+def dense(width: int, name: str, types: dict[str, Any]) -> Dense:
   """A linear layer, initialised as BERT's."""
-  return nn.Dense(width, kernel_init=INITIALIZER, name=name, **types)
+  return Dense(width, kernel_init=INITIALIZER, name=name, **types)
 
 
 def layer_norm(name: str, types: dict[str, Any]) -> nn.LayerNorm:

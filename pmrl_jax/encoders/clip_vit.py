@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from pmrl_jax.encoders.activations import gelu
 from pmrl_jax.encoders.attention import check_heads
+from pmrl_jax.encoders.dense import Dense
 from pmrl_jax.encoders.initializers import torch_bias, torch_kernel
 from pmrl_jax.encoders.patches import PatchTokens, drop_patches
 from pmrl_jax.encoders.stack import apply_blocks
@@ -94,7 +95,7 @@ class ClipVisionTransformer(nn.Module):
   def setup(self) -> None:
     """Makes the head, which two methods use."""
     if self.head_width:
-      self.head = nn.Dense(
+      self.head = Dense(
         self.head_width,
         use_bias=False,
         kernel_init=nn.initializers.normal(self.width**-0.5),
@@ -188,7 +189,7 @@ class _Block(nn.Module):
     def dense(y: jax.Array, size: int, name: str) -> jax.Array:
       # In the attention PyTorch starts with other values than elsewhere.
       zero_bias = name in ("qkv", "attention_out")
-      return nn.Dense(
+      return Dense(
         size,
         kernel_init=(
           nn.initializers.xavier_uniform() if name == "qkv" else torch_kernel

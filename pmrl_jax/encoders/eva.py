@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from pmrl_jax.encoders.attention import check_heads
+from pmrl_jax.encoders.dense import Dense
 from pmrl_jax.encoders.eva_block import STDDEV, EvaBlock, eva_layer_norm
 from pmrl_jax.encoders.patches import PatchTokens, drop_patches, patch_grid
 from pmrl_jax.encoders.rotary import rotary_table
@@ -119,7 +120,7 @@ class EvaVisionTransformer(nn.Module):
   def setup(self) -> None:
     """Makes the head, which two methods use."""
     if self.head_width:
-      self.head = nn.Dense(
+      self.head = Dense(
         self.head_width,
         kernel_init=nn.initializers.normal(STDDEV),
         dtype=self.dtype,

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from pmrl_jax.encoders.activations import gelu
 from pmrl_jax.encoders.attention import attend
+from pmrl_jax.encoders.dense import Dense
 from pmrl_jax.encoders.rotary import rotate
 from pmrl_jax.encoders.stack import drop_path
 
@@ -112,7 +113,7 @@ class _Attention(nn.Module):
     }
     normal = nn.initializers.normal(STDDEV)
     if self.fused_qkv:
-      qkv = nn.Dense(
+      qkv = Dense(
         3 * width, use_bias=False, kernel_init=normal, **types, name="qkv"
       )(x)
       q, k, v = jnp.split(qkv, 3, axis=-1)
@@ -123,7 +124,7 @@ class _Attention(nn.Module):
       v = v + v_bias.astype(self.dtype).reshape(1, 1, width)
     else:
       q, k, v = (
-        nn.Dense(
+        Dense(
           width, use_bias=name != "key", kernel_init=normal, **types, name=name
         )(x)
         for name in ("query", "key", "value")
@@ -136,7 +137,7 @@ class _Attention(nn.Module):
     y = attend(q, k, v).reshape(x.shape)
     if self.norm:
       y = eva_layer_norm(**types, name="norm")(y)
-    return nn.Dense(width, kernel_init=self.out_init, **types, name="out")(y)
+    return Dense(width, kernel_init=self.out_init, **types, name="out")(y)
 
 
 class _Mlp(nn.Module):
@@ -156,16 +157,16 @@ class _Mlp(nn.Module):
       "param_dtype": self.param_dtype,
     }
     normal = nn.initializers.normal(STDDEV)
-    y = nn.Dense(self.hidden, kernel_init=normal, **types, name="in")(x)
+    y = Dense(self.hidden, kernel_init=normal, **types, name="in")(x)
     if self.swiglu:
-      gate = nn.Dense(self.hidden, kernel_init=normal, **types, name="gate")(x)
+      gate = Dense(self.hidden, kernel_init=normal, **types, name="gate")(x)
       y = nn.silu(gate) * y
     else:
       y = gelu(y)
     if self.norm:
       y = eva_layer_norm(**types, name="norm")(y)
     width = x.shape[-1]
-    return nn.Dense(width, kernel_init=self.out_init, **types, name="out")(y)
+    return Dense(width, kernel_init=self.out_init, **types, name="out")(y)
 
 
 def eva_layer_norm(**kwargs: Any) -> nn.LayerNorm:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pmrl_jax.encoders.dense import Dense
+
 
 class MultimodalEncoder(nn.Module):
   """One encoder and one linear projection head per modality.
@@ -68,7 +70,7 @@ class MultimodalEncoder(nn.Module):
     embeddings = []
     for modality, encoder in self.encoders.items():
       features = encoder(inputs[modality], train=train)
-      head = nn.Dense(
+      head = Dense(
         self.dim,
         use_bias=False,
         dtype=self.dtype,

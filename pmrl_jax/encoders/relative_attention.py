@@ -15,6 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from pmrl_jax.encoders.attention import attend
+from pmrl_jax.encoders.dense import Dense
 
 # Numbers that a query computes for its gate, in two sums.
 _GATE_WIDTH = 8
@@ -105,7 +106,7 @@ class GatedRelativeAttention(nn.Module):
     }
 
     def heads(name: str, init: nn.initializers.Initializer) -> jax.Array:
-      y = nn.Dense(width, kernel_init=init, **types, name=name)(x)
+      y = Dense(width, kernel_init=init, **types, name=name)(x)
       return y.reshape(b, length, self.num_heads, -1)
 
     query = heads("query", self.query_init)
@@ -118,13 +119,13 @@ class GatedRelativeAttention(nn.Module):
       bias=self._gate(query, types) * bias,
       dropout=nn.Dropout(self.dropout_rate, deterministic=not train),
     )
-    return nn.Dense(width, kernel_init=self.value_init, **types, name="out")(
+    return Dense(width, kernel_init=self.value_init, **types, name="out")(
       y.reshape(b, length, width)
     )
 
   def _gate(self, query: jax.Array, types: dict[str, Any]) -> jax.Array:
     """The gate `[batch, head, query, 1]` of `[batch, query, head, dim]`."""
-    y = nn.Dense(_GATE_WIDTH, kernel_init=self.gate_init, **types, name="gate")(
+    y = Dense(_GATE_WIDTH, kernel_init=self.gate_init, **types, name="gate")(
       query
     ).astype(jnp.float32)
     y = jax.nn.sigmoid(y.reshape(*y.shape[:-1], 2, -1).sum(axis=-1))

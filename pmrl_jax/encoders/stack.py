@@ -13,12 +13,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from pmrl_jax.encoders.dense import DENSE
+
 # What the backward pass keeps of the forward pass of a block, from all to
 # nothing; the rest is computed again.
 REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
   "none": None,
   # The results of the weights' matrix products, not those of attention.
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "dots": jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(DENSE),
+  ),
   "full": jax.checkpoint_policies.nothing_saveable,
 }
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pmrl_jax.encoders.dense import Dense
 from pmrl_jax.encoders.transformer import TransformerEncoder
 
 
@@ -59,12 +60,12 @@ class TableEncoder(nn.Module):
       "param_dtype": self.param_dtype,
     }
     x = nn.Dropout(self.input_dropout_rate, deterministic=not train)(features)
-    x = nn.Dense(self.width, **types, name="input")(x)
+    x = Dense(self.width, **types, name="input")(x)
     for block in range(self.depth):
       y = nn.LayerNorm(**types, name=f"norm_{block}")(x)
       hidden = int(self.width * self.mlp_ratio)
-      y = nn.gelu(nn.Dense(hidden, **types, name=f"mlp_in_{block}")(y))
-      y = nn.Dense(self.width, **types, name=f"mlp_out_{block}")(y)
+      y = nn.gelu(Dense(hidden, **types, name=f"mlp_in_{block}")(y))
+      y = Dense(self.width, **types, name=f"mlp_out_{block}")(y)
       x = x + nn.Dropout(self.dropout_rate, deterministic=not train)(y)
     return nn.LayerNorm(**types, name="final_norm")(x)
 

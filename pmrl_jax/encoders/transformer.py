@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from pmrl_jax.encoders.attention import check_heads
+from pmrl_jax.encoders.dense import Dense
 
 
 class Transformer(nn.Module):
@@ -81,8 +82,8 @@ class Transformer(nn.Module):
       x = x + nn.Dropout(self.dropout_rate, deterministic=not train)(y)
       y = nn.LayerNorm(**types, name=f"mlp_norm_{block}")(x)
       hidden = int(width * self.mlp_ratio)
-      y = nn.gelu(nn.Dense(hidden, **types, name=f"mlp_in_{block}")(y))
-      y = nn.Dense(width, **types, name=f"mlp_out_{block}")(y)
+      y = nn.gelu(Dense(hidden, **types, name=f"mlp_in_{block}")(y))
+      y = Dense(width, **types, name=f"mlp_out_{block}")(y)
       x = x + nn.Dropout(self.dropout_rate, deterministic=not train)(y)
     return nn.LayerNorm(**types, name="final_norm")(x)
 
@@ -113,7 +114,7 @@ class TransformerEncoder(nn.Module):
 
   def project(self, vectors: jax.Array, *, name: str) -> jax.Array:
     """Maps `[batch, tokens, any]` to tokens `[batch, tokens, width]`."""
-    return nn.Dense(
+    return Dense(
       self.width, dtype=self.dtype, param_dtype=self.param_dtype, name=name
     )(vectors)
 
