@@ -12,6 +12,8 @@ Recipe: the configuration of the published code, Liu, Xia, Ng, Chua, arXiv
 2507.17343, which has no command for it: 10 epochs of 64 instances, 8 frames;
 learning rate and temperatures are those of its other fine-tuning.
 
+Figure to reach: the paper's was not at hand (docs/published_model.md).
+
 Data: audiocaps/train.parquet and audiocaps/test.parquet
 (docs/datasets/audiocaps.md). The published test has 729 clips and asks with the
 first of five captions; ours has all 975, and asks with all.
