@@ -22,6 +22,8 @@ def describe() -> dict[str, Any]:
     "devices": workdir.devices(),
     "platform": jax.default_backend(),
     "python": platform.python_version(),
+    # How the C library allocates, such as in huge pages; see docs/benchmarks.md.
+    "glibc_tunables": os.environ.get("GLIBC_TUNABLES"),
     "versions": workdir.versions() | {"torch": published.version()},
     "git_revision": workdir.git_revision(),
   }
@@ -31,12 +33,14 @@ def sentence(machine: dict[str, Any]) -> str:
   """The machine in a line of text."""
   versions = machine["versions"]
   torch = versions["torch"]
+  tunables = machine["glibc_tunables"]
   return (
     f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB; "
     f"devices: {machine['devices']}; Python {machine['python']}, jax "
     f"{versions['jax']}, jaxlib {versions['jaxlib']}, "
     f"{f'torch {torch}' if torch else 'no torch'}; revision "
     f"{machine['git_revision'] or 'unknown'}"
+    f"{f'; GLIBC_TUNABLES={tunables}' if tunables else ''}"
   )
 
 

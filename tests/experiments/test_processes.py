@@ -391,6 +391,19 @@ def test_mistake_on_one_process_stops_all_with_its_message(
 
 
 @pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_all(tmp_path, launch, write_arrays):
+  # The rate is too large for float32, whatever the data.
+  write_arrays(tmp_path)
+  rate = "--config.optimizer.learning_rate=1e38"
+  with launch(tmp_path, 2, rate, f"--workdir={tmp_path / 'run'}") as cluster:
+    codes, _, err = cluster.wait()
+  assert codes == [cli.NON_FINITE] * 2, err
+  for index, message in enumerate(err):
+    assert f"error: process {index}: 10 steps in a row had no fin" in message
+    assert "Traceback" not in message
+
+
+@pytest.mark.slow
 def test_workdir_is_checked_once_for_all(tmp_path, launch, write_arrays):
   write_arrays(tmp_path)
   (tmp_path / "taken").mkdir()
