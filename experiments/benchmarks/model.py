@@ -133,6 +133,7 @@ def time_steps(
         rounds=rounds,
         max_seconds=_MAX_SECONDS,
         seconds_in_all=_SECONDS_IN_ALL,
+        after_itself=True,
         tell=bar.set_postfix_str,
       )
       jax.clear_caches()

@@ -64,6 +64,7 @@ def measure(
   seconds_in_all: float = _SECONDS_IN_ALL,
   expected: Mapping[str, float] | None = None,
   clock: Callable[[], float] | None = None,
+  after_itself: bool = False,
   tell: Callable[[str], Any] = lambda name: None,
 ) -> list[Timing[C]]:
   """Times all contestants on a case.
@@ -78,6 +79,9 @@ def measure(
     expected: Seconds that a call takes at least, by name, where known; a
       contestant that would be skipped is then not even called once.
     clock: Returns seconds; by default `time.perf_counter`.
+    after_itself: Whether a call that counts follows one of the same contestant
+      that does not, as steps of a training follow each other. What the others
+      did to memory and caches then does not count.
     tell: Is told who is being prepared, and then the rounds.
 
   Returns:
@@ -109,6 +113,8 @@ def measure(
       tell(f"round {number + 1} of {rounds}")
       for timing in taking_part:
         if number % _stride(timing.probe, rounds, seconds_in_all) == 0:
+          if after_itself:
+            calls[timing.name]()
           timing.seconds[number] = _seconds(calls[timing.name], clock)
   finally:
     gc.enable()
