@@ -22,7 +22,7 @@ def describe() -> dict[str, Any]:
     "devices": workdir.devices(),
     "platform": jax.default_backend(),
     "python": platform.python_version(),
-    # How the C library allocates, such as in huge pages; see docs/benchmarks.md.
+    # How the C library allocates, such as in huge pages.
     "glibc_tunables": os.environ.get("GLIBC_TUNABLES"),
     "versions": workdir.versions() | {"torch": published.version()},
     "git_revision": workdir.git_revision(),

@@ -152,6 +152,26 @@ def test_contestants_take_turns_and_slow_ones_sit_out(clock):
   assert timing.ratio(slow, fast) == 4.0
 
 
+def test_a_call_may_follow_one_that_does_not_count(clock):
+  last = []
+
+  def contestant(name):
+    def call():
+      clock.pass_time(1.0 if last == [name] else 5.0)
+      last[:] = [name]
+
+    return Contestant(name, "a", lambda case: call)
+
+  timings = timing.measure(
+    [contestant("a"), contestant("b")],
+    SMALL,
+    rounds=3,
+    max_seconds=10,
+    after_itself=True,
+  )
+  assert [list(t.seconds.values()) for t in timings] == [[1.0] * 3] * 2
+
+
 def test_ratio_is_that_of_the_same_rounds():
   other = timing.Timing(SMALL, "a", "a", {0: 1.0, 1: 100.0, 2: 1.0, 3: 1.0})
   this = timing.Timing(SMALL, "b", "a", {1: 300.0, 3: 3.0})
