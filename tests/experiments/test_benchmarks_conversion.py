@@ -25,6 +25,7 @@ def test_a_small_checkpoint_has_none():
   assert goal.met is None and math.isnan(goal.measured)
 
 
+@pytest.mark.slow
 def test_the_peak_is_that_of_one_process():
   before = conversion.peak_bytes()
   block = np.ones(before + 500_000_000, np.uint8)

@@ -164,6 +164,7 @@ def test_mistakes_in_the_description_are_explained(
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_incomplete_gallery_is_evaluated_only_when_told(
   config, media, tmp_path, call
 ):
@@ -266,6 +267,7 @@ def test_a_data_set_that_was_built_gives_what_its_manifest_does(
         )
 
 
+@pytest.mark.slow
 def test_a_data_set_that_was_built_trains(built_config, tmp_path):
   built_config.update_from_flattened_dict(
     {"steps": 1, "evaluation.every": 1, "optimizer.warmup_steps": 0}

@@ -354,6 +354,7 @@ def test_groups_and_routes_of_the_whole_batch_exclude_each_other():
   assert loss_of_devices(config, training.make_mesh()) is not pmrl_loss
 
 
+@pytest.mark.slow
 def test_weak_scaling_is_listed_by_devices(call, tmp_path):
   ended = call(
     weak_scaling.main,
