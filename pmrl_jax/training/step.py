@@ -110,12 +110,7 @@ def make_train_step(
     )
     step, skipped, skipped_in_a_row, loss_scale = _choose(
       halted,
-      (
-        state.step,
-        state.skipped,
-        state.skipped_in_a_row,
-        state.loss_scale,
-      ),
+      (state.step, state.skipped, state.skipped_in_a_row, state.loss_scale),
       (
         state.step + 1,
         state.skipped + (~finite).astype(jnp.int32),
