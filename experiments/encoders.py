@@ -22,14 +22,20 @@ _ENCODERS: dict[str, type[nn.Module]] = {
 }
 # Those that return tokens: how many axes one of their inputs has.
 _NUM_AXES = {"ast": 2, "beats": 2, "bert": 1, "clip_vit": 3, "eva": 3}
+# So many blocks compile in seconds.
+_MAX_UNROLLED = 12
 
 
-def build_encoder(where: str, described: Mapping[str, Any]) -> nn.Module:
+def build_encoder(
+  where: str, described: Mapping[str, Any], platform: str
+) -> nn.Module:
   """One encoder from its kind and fields.
 
   Args:
     where: The key of the config, for errors.
-    described: `kind`, and fields of the module.
+    described: `kind`, and fields of the module. Without `scan_layers`, this
+      is `loops_over_layers`.
+    platform: What it is compiled for: "cpu", "gpu" or "tpu".
 
   Returns:
     The module.
@@ -55,11 +61,34 @@ def build_encoder(where: str, described: Mapping[str, Any]) -> nn.Module:
   for name, value in fields.items():
     if isinstance(value, int | float) and not isinstance(value, bool):
       _check_range(f"{where}.{name}", value, declared[name].default)
+  if "scan_layers" in declared:
+    depth, remat = (
+      fields.get(name, declared[name].default) for name in ("depth", "remat")
+    )
+    fields.setdefault("scan_layers", loops_over_layers(depth, remat, platform))
   return _ENCODERS[kind](**fields)
 
 
+def loops_over_layers(depth: int, remat: str, platform: str) -> bool:
+  """Whether layers compile as a loop where a config leaves it open.
+
+  On a CPU a loop costs time in every step: it copies the weights of a layer
+  out of those of all, and what the backward pass needs into such a stack and
+  out again (docs/benchmarks.md has the figures). Yet layers are a loop there
+  too if they are many, since unrolled they take as many times as long to
+  compile, or if memory counts for more than time: without a loop the CPU's
+  compiler computes nothing again, whatever `remat` says.
+
+  Args:
+    depth: The number of layers.
+    remat: What is computed again in the backward pass.
+    platform: What they are compiled for: "cpu", "gpu" or "tpu".
+  """
+  return platform != "cpu" or remat != "none" or depth > _MAX_UNROLLED
+
+
 def build_single_encoder(
-  where: str, described: Mapping[str, Any], num_axes: int
+  where: str, described: Mapping[str, Any], num_axes: int, platform: str
 ) -> nn.Module:
   """An encoder of one vector; one of tokens gets a `pooling`.
 
@@ -69,6 +98,7 @@ def build_single_encoder(
       "class" (by default) or "mean".
     num_axes: The number of axes of an input; one more than the encoder takes
       are clips.
+    platform: As for `build_encoder`.
 
   Returns:
     The module.
@@ -79,7 +109,7 @@ def build_single_encoder(
   fields = dict(described)
   expected = _NUM_AXES.get(fields.get("kind", ""))
   if expected is None:
-    return build_encoder(where, fields)
+    return build_encoder(where, fields, platform)
   pooling = fields.pop("pooling", "class")
   if pooling not in ("class", "mean"):
     raise ValueError(
@@ -92,7 +122,7 @@ def build_single_encoder(
       "kind here, or another one in config.data.inputs"
     )
   return encoders.PooledEncoder(
-    build_encoder(where, fields),
+    build_encoder(where, fields, platform),
     pooling=pooling,
     has_clips=num_axes > expected,
   )

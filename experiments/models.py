@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import ml_collections
 from jax.typing import DTypeLike
@@ -35,7 +36,9 @@ _PMRL_FIELDS = (
 )
 
 
-def build_model(config: ml_collections.ConfigDict, data: Data) -> nn.Module:
+def build_model(
+  config: ml_collections.ConfigDict, data: Data, platform: str | None = None
+) -> nn.Module:
   """Builds the model of a run.
 
   Args:
@@ -47,6 +50,8 @@ def build_model(config: ml_collections.ConfigDict, data: Data) -> nn.Module:
       left out of the model. `model.default_encoder`, if it is there, is the
       encoder of the other modalities of a "multimodal" one.
     data: What the run reads.
+    platform: What the model is compiled for: "cpu", "gpu" or "tpu"; by
+      default the devices at hand. Parameters do not depend on it.
 
   Returns:
     The model.
@@ -71,11 +76,14 @@ def build_model(config: ml_collections.ConfigDict, data: Data) -> nn.Module:
     )
   dtype = _PRECISIONS[config.precision]
   build = _published if kind == "pmrl" else _multimodal
-  return build(config.model, data, dtype)
+  return build(config.model, data, dtype, platform or jax.default_backend())
 
 
 def _multimodal(
-  config: ml_collections.ConfigDict, data: Data, dtype: DTypeLike
+  config: ml_collections.ConfigDict,
+  data: Data,
+  dtype: DTypeLike,
+  platform: str,
 ) -> encoders.MultimodalEncoder:
   """One encoder for each modality."""
   described = config.encoders
@@ -93,7 +101,7 @@ def _multimodal(
     if modality in data.vocabulary_sizes:
       fields.setdefault("vocabulary_size", data.vocabulary_sizes[modality])
     modules[modality] = build_single_encoder(
-      f"config.model.encoders.{modality}", fields, len(spec.shape)
+      f"config.model.encoders.{modality}", fields, len(spec.shape), platform
     )
   return encoders.MultimodalEncoder(
     encoders=modules, dim=config.dim, dtype=dtype
@@ -101,7 +109,10 @@ def _multimodal(
 
 
 def _published(
-  config: ml_collections.ConfigDict, data: Data, dtype: DTypeLike
+  config: ml_collections.ConfigDict,
+  data: Data,
+  dtype: DTypeLike,
+  platform: str,
 ) -> encoders.PMRLModel:
   """The published model, of the modalities that the run reads."""
   check_fields("config.model", config, _PMRL_FIELDS, "a pmrl")
@@ -115,7 +126,9 @@ def _published(
       "add them to config.data.modalities, or name them in config.model.caption"
     )
   modules = {
-    name: _shared_encoder(name, modalities, config.encoders, data, dtype)
+    name: _shared_encoder(
+      name, modalities, config.encoders, data, dtype, platform
+    )
     for name in dict.fromkeys(each.encoder for each in modalities.values())
   }
   if not isinstance(modules[modalities[caption].encoder], encoders.Bert):
@@ -163,6 +176,7 @@ def _shared_encoder(
   described: ml_collections.ConfigDict,
   data: Data,
   dtype: DTypeLike,
+  platform: str,
 ) -> nn.Module:
   """The encoder of one modality or more."""
   where = f"config.model.encoders.{name}"
@@ -189,4 +203,4 @@ def _shared_encoder(
         f"{where}.vocabulary_size is {fields['vocabulary_size']}, and the "
         f"tokenizer has {size} ids; leave it out to have as many"
       )
-  return build_encoder(where, fields)
+  return build_encoder(where, fields, platform)

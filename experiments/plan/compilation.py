@@ -89,7 +89,7 @@ class Step:
     self._loss = functools.partial(
       loss_of_devices(config, self._mesh), **config.loss
     )
-    model: Any = build_model(config, data)
+    model: Any = build_model(config, data, target.platform)
     optimizer, schedule = build_optimizer(config, model)
     key = jax.eval_shape(lambda: jax.random.key(0))
     decay = config.get("ema_decay")

@@ -66,6 +66,11 @@ class Target(NamedTuple):
   compiler: str
   estimated: bool
 
+  @property
+  def platform(self) -> str:
+    """What the devices are: "tpu", "gpu" or "cpu"."""
+    return "gpu" if self.estimated else self.compiler
+
 
 def find(name: str) -> Target:
   """The target of a name.

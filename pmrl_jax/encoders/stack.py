@@ -53,7 +53,9 @@ def apply_blocks(
     remat: One of `REMAT_POLICIES`: what is computed again in the backward
       pass to save memory.
     scan_layers: Whether the blocks compile as a loop. Unrolled they compile
-      slower and may run a little faster; parameters are the same.
+      slower, and run faster on a CPU, where XLA then merges what `remat`
+      computes again with the first time, so that no memory is saved.
+      Parameters are the same.
     **shared: What all blocks get alike: masks, conditions, `train`.
 
   Returns:

@@ -272,7 +272,7 @@ def test_the_program_writes_what_it_prints(call, tmp_path):
   found = json.loads(output.read_text())
   times = {(t["name"], t["dropout"]): t for t in found["timings"]}
   for dropout in (True, False):
-    for name in (steps.OURS, steps.UNROLLED):
+    for name in (steps.OURS, "pmrl_jax, layers in a loop"):
       assert times[name, dropout]["median_seconds"] > 0
     eager = times[twin.EAGER, dropout]
     is_there = published.version() is not None

@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from experiments import plan
 from experiments.benchmarks import collectives
 from experiments.configs import pmrl_vast150k, published
+from experiments.models import build_model
 from experiments.objectives import loss_of_devices
 from experiments.plan import __main__ as program
 from experiments.plan import (
@@ -105,6 +106,23 @@ def test_gpus_that_are_not_there_are_estimated(planned):
   assert "ESTIMATE" in ended.out and "estimate: yes" in ended.out
   assert found["fits"] and found["estimated"] and found["compiler"] == "cpu"
   assert found["memory_of_device"] == 141 * 10**9
+
+
+@pytest.mark.parametrize("name,platform", [("h200x1", "gpu"), ("cpu", "cpu")])
+def test_the_model_is_built_for_what_is_planned(
+  planned, monkeypatch, name, platform
+):
+  """Though it is a CPU that compiles an estimate, layers are a GPU's."""
+  built_for = []
+
+  def build(*arguments):
+    built_for.append(arguments[2])
+    return build_model(*arguments)
+
+  monkeypatch.setattr(compilation, "build_model", build)
+  ended, _ = planned(f"--topology={name}", "--nocompile")
+  assert ended.code == 0, ended.err
+  assert built_for == [platform]
 
 
 def test_what_is_too_large_is_refused_with_what_fits(planned, monkeypatch):

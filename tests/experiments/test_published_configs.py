@@ -284,6 +284,29 @@ def test_joint_features_have_a_gradient_by_the_pairwise_term(media):
   }
 
 
+def test_layers_are_a_loop_but_where_few_of_them_are_to_be_fast(media):
+  config = shrink(get_config("finetune_msrvtt"), media)
+  encoders = config.model.encoders
+  encoders.vision.depth, encoders.audio.depth, encoders.text.depth = 40, 12, 2
+  assert {encoder.remat for encoder in encoders.values()} == {"full"}
+  data = build.load_data(config)
+
+  def loops(*platform):
+    built = build_model(config, data, *platform).encoders
+    return {name: encoder.scan_layers for name, encoder in built.items()}
+
+  assert loops() == {"text": True, "vision": True, "audio": True}
+  for encoder in encoders.values():
+    encoder.remat = "none"
+  assert loops() == {"text": False, "vision": True, "audio": False}
+  assert loops("cpu") == loops()
+  assert set(loops("tpu").values()) == set(loops("gpu").values()) == {True}
+  encoders.vision.scan_layers, encoders.text.scan_layers = False, True
+  assert loops() == {"text": True, "vision": False, "audio": False}
+  del encoders.audio.depth, encoders.audio.remat  # 12 and "none" by default
+  assert loops()["audio"] is False
+
+
 def random_batch(spec):
   rng = np.random.default_rng(0)
   inputs = {
