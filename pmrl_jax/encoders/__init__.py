@@ -11,8 +11,9 @@ The large encoders of the published models (`EvaVisionTransformer`,
 all their tokens, `[batch, tokens, width]`; `PMRLModel` holds any of either
 kind, pools their tokens, and lets texts look at them.
 
-Derivatives are in reverse mode (`jax.grad`, of any order): linear layers write
-down their own, see `dense`. There is no forward mode (`jax.jvp`).
+Derivatives are in reverse mode (`jax.grad`, of any order): linear layers and
+LayerNorms write down their own, see `dense` and `layer_norm`. There is no
+forward mode (`jax.jvp`).
 
 Random streams: `dropout` (dropout and masking); needed only when
 `train=True`.

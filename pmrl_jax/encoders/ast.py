@@ -16,6 +16,8 @@ from jax.typing import DTypeLike
 from pmrl_jax.encoders.activations import gelu
 from pmrl_jax.encoders.attention import check_heads
 from pmrl_jax.encoders.dense import Dense
+from pmrl_jax.encoders.dropout import Dropout
+from pmrl_jax.encoders.layer_norm import LayerNorm
 from pmrl_jax.encoders.stack import apply_blocks
 
 _EPSILON = 1e-12  # of every LayerNorm
@@ -110,7 +112,7 @@ class AudioSpectrogramTransformer(nn.Module):
     )
     x = x + self._positions(mels, times).astype(self.dtype)
     self.sow("intermediates", "embeddings_out", x)
-    x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+    x = Dropout(self.dropout_rate, deterministic=not train)(x)
     block = AstBlock(
       num_heads=self.num_heads,
       mlp_width=self.mlp_width,
@@ -231,11 +233,11 @@ class AstBlock(nn.Module):
     }
     layer = {"kernel_init": _NORMAL, **types}
     y = self._attention(_norm("attention_norm", types)(x), layer, train=train)
-    x = x + nn.Dropout(self.dropout_rate, deterministic=not train)(y)
+    x = x + Dropout(self.dropout_rate, deterministic=not train)(y)
     y = _norm("mlp_norm", types)(x)
     y = Dense(self.mlp_width, **layer, name="mlp_in")(y)
     y = Dense(x.shape[-1], **layer, name="mlp_out")(gelu(y))
-    x = x + nn.Dropout(self.dropout_rate, deterministic=not train)(y)
+    x = x + Dropout(self.dropout_rate, deterministic=not train)(y)
     self.sow("intermediates", "block_out", x)
     return x
 
@@ -255,15 +257,13 @@ class AstBlock(nn.Module):
       preferred_element_type=jnp.float32,
     )
     weights = jax.nn.softmax(logits).astype(self.dtype)
-    weights = nn.Dropout(self.attention_dropout_rate, deterministic=not train)(
+    weights = Dropout(self.attention_dropout_rate, deterministic=not train)(
       weights
     )
     y = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
     return Dense(width, **layer, name="out")(y.reshape(b, length, width))
 
 
-def _norm(name: str, types: dict[str, Any]) -> nn.LayerNorm:
+def _norm(name: str, types: dict[str, Any]) -> LayerNorm:
   """A LayerNorm of the published epsilon."""
-  return nn.LayerNorm(
-    epsilon=_EPSILON, use_fast_variance=False, **types, name=name
-  )
+  return LayerNorm(_EPSILON, **types, name=name)

@@ -14,6 +14,8 @@ from jax.typing import DTypeLike
 
 from pmrl_jax.encoders.activations import gelu
 from pmrl_jax.encoders.dense import Dense
+from pmrl_jax.encoders.dropout import Dropout
+from pmrl_jax.encoders.layer_norm import LayerNorm
 from pmrl_jax.encoders.positional_convolution import PositionalConvolution
 from pmrl_jax.encoders.relative_attention import (
   GatedRelativeAttention,
@@ -107,14 +109,14 @@ class Beats(nn.Module):
       "param_dtype": self.param_dtype,
     }
     x = self._patches(spectrograms, types)
-    x = nn.Dropout(self.input_dropout_rate, deterministic=not train)(x)
+    x = Dropout(self.input_dropout_rate, deterministic=not train)(x)
     y = PositionalConvolution(
       self.conv_kernel, self.conv_groups, **types, name="positions"
     )(x)
     self.sow("intermediates", "positions_out", y)
     x = _norm("encoder_norm", types)(x + y)
     self.sow("intermediates", "encoder_norm_out", x)
-    x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+    x = Dropout(self.dropout_rate, deterministic=not train)(x)
     block = BeatsBlock(
       num_heads=self.num_heads,
       mlp_width=self.mlp_width,
@@ -265,13 +267,13 @@ class BeatsBlock(nn.Module):
       name="attention",
     )(x, bias=bias, train=train)
     self.sow("intermediates", "attention_out", y)
-    y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
+    y = Dropout(self.dropout_rate, deterministic=not train)(y)
     x = _norm("attention_norm", types)(self.residual_scale * x + y)
     y = Dense(self.mlp_width, kernel_init=init, **types, name="mlp_in")(x)
     y = gelu(y)
-    y = nn.Dropout(self.activation_dropout_rate, deterministic=not train)(y)
+    y = Dropout(self.activation_dropout_rate, deterministic=not train)(y)
     y = Dense(x.shape[-1], kernel_init=init, **types, name="mlp_out")(y)
-    y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
+    y = Dropout(self.dropout_rate, deterministic=not train)(y)
     x = _norm("mlp_norm", types)(self.residual_scale * x + y)
     if train and self.layerdrop_rate:
       key = self.make_rng("dropout")
@@ -294,11 +296,9 @@ def scale_gradient(x: jax.Array, scale: float) -> jax.Array:
   return identity(x)
 
 
-def _norm(name: str, types: dict[str, Any]) -> nn.LayerNorm:
+def _norm(name: str, types: dict[str, Any]) -> LayerNorm:
   """A LayerNorm of the published epsilon."""
-  return nn.LayerNorm(
-    epsilon=_EPSILON, use_fast_variance=False, **types, name=name
-  )
+  return LayerNorm(_EPSILON, **types, name=name)
 
 
 def _uniform(fan_in: int) -> nn.initializers.Initializer:

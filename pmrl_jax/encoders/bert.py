@@ -21,6 +21,7 @@ from pmrl_jax.encoders.bert_layers import (
   layer_norm,
   scores_bias,
 )
+from pmrl_jax.encoders.dropout import Dropout
 from pmrl_jax.encoders.stack import apply_blocks
 
 
@@ -180,7 +181,7 @@ class Bert(nn.Module):
     words = jnp.where(is_padding, jax.lax.stop_gradient(words), words)
     x = words + (positions[: ids.shape[1]] + token_types[:1])[None]
     x = layer_norm("embedding_norm", types)(x)
-    return nn.Dropout(self.dropout_rate, deterministic=not train)(x)
+    return Dropout(self.dropout_rate, deterministic=not train)(x)
 
   def _check(
     self,

@@ -13,6 +13,8 @@ from jax.typing import DTypeLike
 from pmrl_jax.encoders.activations import gelu
 from pmrl_jax.encoders.attention import attend_by_groups
 from pmrl_jax.encoders.dense import Dense
+from pmrl_jax.encoders.dropout import Dropout
+from pmrl_jax.encoders.layer_norm import LayerNorm
 
 INITIALIZER = nn.initializers.normal(0.02)
 
@@ -75,7 +77,7 @@ class BertLayer(nn.Module):
       )
     y = gelu(dense(self.mlp_width, "mlp_in", types)(x))
     y = dense(x.shape[-1], "mlp_out", types)(y)
-    y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
+    y = Dropout(self.dropout_rate, deterministic=not train)(y)
     x = layer_norm("mlp_norm", types)(y + x)
     self.sow("intermediates", "hidden", x)
     return x
@@ -134,10 +136,10 @@ class Attention(nn.Module):
       value,
       reads,
       bias=bias,
-      dropout=nn.Dropout(self.attention_dropout_rate, deterministic=not train),
+      dropout=Dropout(self.attention_dropout_rate, deterministic=not train),
     ).reshape(x.shape)
     y = dense(width, "out", types)(y)
-    y = nn.Dropout(self.dropout_rate, deterministic=not train)(y)
+    y = Dropout(self.dropout_rate, deterministic=not train)(y)
     return layer_norm("norm", types)(y + x)
 
 
@@ -146,13 +148,9 @@ def dense(width: int, name: str, types: dict[str, Any]) -> Dense:
   return Dense(width, kernel_init=INITIALIZER, name=name, **types)
 
 
-def layer_norm(name: str, types: dict[str, Any]) -> nn.LayerNorm:
+def layer_norm(name: str, types: dict[str, Any]) -> LayerNorm:
   """A LayerNorm with BERT's epsilon."""
-  # With so small an epsilon the variance must not come from a difference of
-  # two large numbers.
-  return nn.LayerNorm(
-    epsilon=1e-12, use_fast_variance=False, name=name, **types
-  )
+  return LayerNorm(1e-12, name=name, **types)
 
 
 def scores_bias(where: jax.Array | None) -> jax.Array | None:

@@ -16,6 +16,7 @@ from pmrl_jax.encoders.activations import gelu
 from pmrl_jax.encoders.attention import check_heads
 from pmrl_jax.encoders.dense import Dense
 from pmrl_jax.encoders.initializers import torch_bias, torch_kernel
+from pmrl_jax.encoders.layer_norm import LayerNorm
 from pmrl_jax.encoders.patches import PatchTokens, drop_patches
 from pmrl_jax.encoders.stack import apply_blocks
 
@@ -219,6 +220,5 @@ class _Block(nn.Module):
     return x
 
 
-def _layer_norm(**kwargs: Any) -> nn.LayerNorm:
-  # The fast variance loses digits where the mean is large.
-  return nn.LayerNorm(epsilon=_EPSILON, use_fast_variance=False, **kwargs)
+def _layer_norm(**kwargs: Any) -> LayerNorm:
+  return LayerNorm(_EPSILON, **kwargs)

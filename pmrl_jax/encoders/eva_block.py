@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from pmrl_jax.encoders.activations import gelu
 from pmrl_jax.encoders.attention import attend
 from pmrl_jax.encoders.dense import Dense
+from pmrl_jax.encoders.layer_norm import LayerNorm
 from pmrl_jax.encoders.rotary import rotate
 from pmrl_jax.encoders.stack import drop_path
 
@@ -169,10 +170,9 @@ class _Mlp(nn.Module):
     return Dense(width, kernel_init=self.out_init, **types, name="out")(y)
 
 
-def eva_layer_norm(**kwargs: Any) -> nn.LayerNorm:
+def eva_layer_norm(**kwargs: Any) -> LayerNorm:
   """The LayerNorm that the tower has everywhere."""
-  # The fast variance loses digits where the mean is large.
-  return nn.LayerNorm(epsilon=_EPSILON, use_fast_variance=False, **kwargs)
+  return LayerNorm(_EPSILON, **kwargs)
 
 
 def _scaled_normal(stddev: jax.Array) -> Callable[..., jax.Array]:

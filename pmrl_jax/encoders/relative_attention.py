@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 
 from pmrl_jax.encoders.attention import attend
 from pmrl_jax.encoders.dense import Dense
+from pmrl_jax.encoders.dropout import Dropout
 
 # Numbers that a query computes for its gate, in two sums.
 _GATE_WIDTH = 8
@@ -117,7 +118,7 @@ class GatedRelativeAttention(nn.Module):
       key,
       value,
       bias=self._gate(query, types) * bias,
-      dropout=nn.Dropout(self.dropout_rate, deterministic=not train),
+      dropout=Dropout(self.dropout_rate, deterministic=not train),
     )
     return Dense(width, kernel_init=self.value_init, **types, name="out")(
       y.reshape(b, length, width)

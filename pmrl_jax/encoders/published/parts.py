@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from pmrl_jax.encoders.activations import gelu
+from pmrl_jax.encoders.layer_norm import LayerNorm
 from pmrl_jax.encoders.resize import nearest_indices
 
 
@@ -77,7 +78,7 @@ class ConditionAdapter(nn.Module):
       "param_dtype": self.param_dtype,
     }
     x = Linear(self.width, name="projection", **dtypes)(tokens)
-    x = nn.LayerNorm(epsilon=1e-12, name="norm", **dtypes)(x)
+    x = LayerNorm(1e-12, name="norm", **dtypes)(x)
     start = nn.initializers.normal(0.02)
     if self.num_clips is not None:
       clips = self.param(
@@ -116,5 +117,5 @@ class MatchingHead(nn.Module):
     }
     x = Linear(self.width, name="hidden", **dtypes)(x)
     x = gelu(x)
-    x = nn.LayerNorm(epsilon=1e-12, name="norm", **dtypes)(x)
+    x = LayerNorm(1e-12, name="norm", **dtypes)(x)
     return Linear(2, name="output", **dtypes)(x)
