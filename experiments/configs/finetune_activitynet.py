@@ -9,8 +9,8 @@ Recipe: Liu, Xia, Ng, Chua, arXiv 2507.17343: 20 epochs of 64 instances, 8
 frames in training and 32 in tests, 2 clips of sound, captions of 70 tokens,
 learning rate 2e-5.
 
-Figure to reach, R@1 in percent: text to video 68.2, back 66.4 (of the paper as
-wizwand.com lists it; docs/published_model.md).
+Figure to reach, R@1 in percent: text to video 68.2, back 66.4 (of the paper, as
+others print them; docs/published_model.md).
 
 Data: activitynet/train.parquet and activitynet/test.parquet, the captions
 `val_1` (docs/datasets/activitynet.md). The paper's figures leave out videos

@@ -10,7 +10,7 @@ clips of sound; learning rate and temperatures are those of its other
 fine-tuning. There is no vision tower in the model; a converted checkpoint's is
 left out.
 
-Figure to reach: the paper's was not at hand (docs/published_model.md).
+Figure to reach: none of the paper's was found (docs/published_model.md).
 
 Data: clotho/train.parquet and clotho/test.parquet (docs/datasets/clotho.md).
 All five captions of a recording are trained with, and ask in tests.

@@ -8,8 +8,8 @@ Recipe: Liu, Xia, Ng, Chua, arXiv 2507.17343: 40 epochs of 64 instances, 8
 frames in training and 32 in tests, 2 clips of sound, captions of 70 tokens,
 learning rate 2e-5.
 
-Figure to reach, R@1 in percent: text to video 70.2, back 66.4 (of the paper as
-wizwand.com lists it; docs/published_model.md).
+Figure to reach, R@1 in percent: text to video 70.2, back 66.4 (of the paper, as
+others print them; docs/published_model.md).
 
 Data: didemo/train.parquet and didemo/test.parquet (docs/datasets/didemo.md).
 The paper's figures leave out videos without a sound file; here all 1,003 count.

@@ -8,8 +8,8 @@ Recipe: Liu, Xia, Ng, Chua, arXiv 2507.17343: 3.6 epochs of 64 instances, 8
 frames in training and 16 in tests, crop and flip (in tests the central crop),
 learning rate 2e-5.
 
-Figure to reach, R@1 in percent: text to video 61.2, back 60.7 (of the paper as
-wizwand.com lists it; docs/published_model.md).
+Figure to reach, R@1 in percent: text to video 61.2, back 60.7 (of the paper, as
+others print them; docs/published_model.md).
 
 Data: msrvtt/train.parquet and msrvtt/test.parquet, the split 1k-A
 (docs/datasets/msrvtt.md). The figures of the paper with sound are on the 884 of

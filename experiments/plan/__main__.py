@@ -15,6 +15,7 @@ experiments/cli.py.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import ml_collections
@@ -55,7 +56,10 @@ _COMPILE = flags.DEFINE_bool(
   "operations.",
 )
 _JSON = flags.DEFINE_string(
-  "json", None, "A file for all figures; plans that are in it stay."
+  "json",
+  None,
+  "A file for all figures, written after every compilation; plans that are in "
+  "it stay.",
 )
 flags.adopt_module_key_flags(config_flag)
 flags.adopt_module_key_flags(cli)
@@ -86,19 +90,25 @@ def main() -> None:
   known = shapes.find(config)
   step = Step(config, known.data, target)
   asked = _asked_batch(config.batch_size, len(target.devices))
-  compiled = _plans(step, target, asked)
-  best = search.best(compiled)
   name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
   found = report.Report(
     config=name,
     overrides=report.overrides(sys.argv),
     target=target,
-    plans=compiled,
+    plans=[],
     notes=_notes(config, known, len(target.devices)),
   )
+
+  def keep(plans: list[Plan]) -> None:
+    if output:
+      report.write(output, earlier, found._replace(plans=plans))
+
+  compiled = _plans(step, target, asked, keep)
+  best = search.best(compiled)
+  found = found._replace(plans=compiled)
   print(report.as_text(found))
+  keep(compiled)
   if output:
-    report.write(output, earlier, found)
     print(f"\nresults: {output}")
   if page:
     report.write_page(page, [*earlier, *report.as_json(found)])
@@ -122,13 +132,35 @@ def _notes(
   return notes
 
 
-def _plans(step: Step, target: targets.Target, asked: int) -> list[Plan]:
-  """Compiles what was asked for, with a progress bar."""
+def _plans(
+  step: Step,
+  target: targets.Target,
+  asked: int,
+  keep: Callable[[list[Plan]], None],
+) -> list[Plan]:
+  """Compiles what was asked for, with a progress bar.
+
+  Args:
+    step: What to compile.
+    target: The devices.
+    asked: The batch per device to begin with.
+    keep: Called with all plans so far after every compilation, which can take
+      many minutes each.
+  """
   if not _COMPILE.value:
     return [step.outline(asked)]
+  done: list[Plan] = []
   with tqdm.tqdm(unit=" compilations") as bar:
+
+    def compile_step(batch: int) -> Plan:
+      bar.set_description(f"{target.name}, {batch} per device")
+      done.append(step.compile(batch))
+      bar.update()
+      keep(done)
+      return done[-1]
+
     plans = search.largest(
-      lambda batch: _compile(step, target, batch, bar),
+      compile_step,
       start=asked,
       most=_MOST.value if _SEARCH.value else asked,
       refinements=_REFINE.value,
@@ -139,16 +171,6 @@ def _plans(step: Step, target: targets.Target, asked: int) -> list[Plan]:
       plans[plans.index(best)] = step.with_contrast(best)
       bar.update()
   return plans
-
-
-def _compile(
-  step: Step, target: targets.Target, batch: int, bar: tqdm.tqdm
-) -> Plan:
-  """Compiles one batch and shows that."""
-  bar.set_description(f"{target.name}, {batch} per device")
-  plan = step.compile(batch)
-  bar.update()
-  return plan
 
 
 def _asked_batch(batch_size: int, num_devices: int) -> int:

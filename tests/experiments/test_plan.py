@@ -125,6 +125,20 @@ def test_the_model_is_built_for_what_is_planned(
   assert built_for == [platform]
 
 
+def test_an_interrupted_search_leaves_what_it_has(planned, monkeypatch):
+  compile_step = compilation.Step.compile
+
+  def interrupted(step, batch):
+    if batch == 2:
+      raise KeyboardInterrupt
+    return compile_step(step, batch)
+
+  monkeypatch.setattr(compilation.Step, "compile", interrupted)
+  ended, plans = planned("--topology=h200x1", "--search")
+  assert ended.code != 0
+  assert [plan["batch_per_device"] for plan in plans] == [1]
+
+
 def test_what_is_too_large_is_refused_with_what_fits(planned, monkeypatch):
   small = targets.Chip(200e3 / 1e9, "a test")
   monkeypatch.setitem(targets.CHIPS, "h200", small)
