@@ -13,10 +13,10 @@ class LayerNorm(nn.Module):
 
   Values and parameters are those of `flax.linen.LayerNorm` without its fast
   variance, which loses digits where the mean is large. The gradient is written
-  by hand: the backward pass keeps the input, as it came, and two numbers for
-  each row, where differentiation would keep two arrays of the input's size in
-  float32; on a CPU it takes half the time. Derivatives are in reverse mode, any
-  number of times over.
+  by hand: of the input, the backward pass keeps what came and two numbers for
+  each row, where differentiation would keep two arrays of its size in float32,
+  and pass over them more often. Derivatives are in reverse mode, any number of
+  times over.
 
   Reference: Ba et al., Layer Normalization, arXiv 1607.06450.
 
@@ -33,13 +33,9 @@ class LayerNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps `[..., width]` to the same shape."""
-    shape, ones, zeros = (
-      (x.shape[-1],),
-      nn.initializers.ones,
-      nn.initializers.zeros,
-    )
-    scale = self.param("scale", ones, shape, self.param_dtype)
-    bias = self.param("bias", zeros, shape, self.param_dtype)
+    width, start = (x.shape[-1],), nn.initializers
+    scale = self.param("scale", start.ones, width, self.param_dtype)
+    bias = self.param("bias", start.zeros, width, self.param_dtype)
     return _layer_norm(self.epsilon, jnp.dtype(self.dtype), x, scale, bias)
 
 
