@@ -57,7 +57,7 @@ def test_gradients_have_gradients_and_are_mapped_over():
 
 
 def test_statistics_are_float32_whatever_comes_in():
-  """In bfloat16 all of these numbers are the same one."""
+  """In bfloat16 the odd ones of these numbers would be even."""
   x = jnp.asarray([256.0, 257.0, 258.0, 259.0], jnp.float32)
   layer = LayerNorm(EPSILON, dtype=jnp.bfloat16)
   y, _ = layer.init_with_output(jax.random.key(0), x)
