@@ -5,19 +5,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments.benchmarks.flops import Peak
-from experiments.benchmarks.goals import Goal, at_most
+from experiments.benchmarks.goals import Goal, at_least, at_most
 from experiments.benchmarks.report import size as in_bytes
 from experiments.benchmarks.step_compilation import (
   StepMemory,
   TowerCompilation,
 )
-from experiments.benchmarks.steps import OURS, StepCase
+from experiments.benchmarks.steps import FINETUNED, OURS, StepCase
 from experiments.benchmarks.tables import Table
 from experiments.benchmarks.timing import Timing, ratio
 from experiments.benchmarks.twin import COMPILED, EAGER
 
 _NOTHING = "–"
-_SLOWEST = 1.0
+_SLOWEST, _UTILISATION = 1.0, 0.45
 
 
 class Counted(NamedTuple):
@@ -33,9 +33,20 @@ class Counted(NamedTuple):
     return sum(self.by_hand.values())
 
 
-def assess(timings: Sequence[Timing[StepCase]]) -> list[Goal]:
-  """Compares what was measured with the goals."""
-  times = _by_name(timings)
+def assess(
+  timings: Sequence[Timing[StepCase]],
+  counted: Sequence[Counted] = (),
+  peak: Peak | None = None,
+) -> list[Goal]:
+  """Compares what was measured with the goals.
+
+  Args:
+    timings: Of the steps.
+    counted: Their operations.
+    peak: Of the device, if it is known; of the best of our steps it should be
+      used as far as `_UTILISATION`.
+  """
+  times, totals = _by_name(timings), _totals(counted)
   goals = []
   for case in _cases(timings):
     for theirs in (EAGER, COMPILED):
@@ -44,6 +55,12 @@ def assess(timings: Sequence[Timing[StepCase]]) -> list[Goal]:
         goals.append(
           at_most(f"{OURS} / {theirs}, step, {case}", _SLOWEST, measured)
         )
+    done = [t for t in timings if t.case == case and not t.skipped]
+    if peak and done and case.size == FINETUNED and case in totals:
+      fastest = min(timing.median() for timing in done)
+      used = totals[case] / fastest / peak.flops
+      text = f"MFU of the fastest, {case}"
+      goals.append(at_least(text, _UTILISATION, used, "%"))
   return goals
 
 
@@ -85,7 +102,7 @@ def utilisation_table(
   peak: Peak | None,
 ) -> Table:
   """What the device does of what it could do."""
-  totals = {count.case: count.total() for count in counted}
+  totals = _totals(counted)
   known = (
     f"its peak is {peak.flops / 1e12:.0f} TFLOP/s, {peak.source}"
     if peak
@@ -214,6 +231,10 @@ def _time_cell(
   if name != against and not math.isnan(times_as_long):
     text += f", {times_as_long:.3g} x"
   return f"{text}, {case.batch / timing.median():.3g}/s"
+
+
+def _totals(counted: Sequence[Counted]) -> dict[StepCase, float]:
+  return {count.case: count.total() for count in counted}
 
 
 def _by_name(

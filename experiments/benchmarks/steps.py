@@ -63,6 +63,21 @@ class Size(NamedTuple):
 
 _TINY, _BASE = Tower(32, 2, 4, 64), Tower(768, 12, 12, 3072)
 _SMALL = Tower(256, 4, 4, 1024)
+# As published, in pre-training; fine-tuning reads more frames.
+_FULL = Size(
+  Tower(1408, 40, 16, 6144),
+  _BASE,
+  _BASE,
+  patch_width=512,
+  vocabulary=30522,
+  dim=512,
+  num_frames=2,
+  image_size=224,
+  audio_rows=1024,
+  caption_length=40,
+  subtitle_length=70,
+)
+FULL, FINETUNED = "full", "finetuned"
 SIZES: dict[str, Size] = {
   # For tests, and to try the program out.
   "tiny": Size(_TINY, _TINY, _TINY, 24, 100, 16, 2, 28, 64, 12, 8),
@@ -70,20 +85,8 @@ SIZES: dict[str, Size] = {
   "small": Size(
     Tower(384, 6, 6, 1536), _SMALL, _SMALL, 128, 8192, 256, 2, 112, 512, 40, 70
   ),
-  # As published.
-  "full": Size(
-    Tower(1408, 40, 16, 6144),
-    _BASE,
-    _BASE,
-    512,
-    30522,
-    512,
-    2,
-    224,
-    1024,
-    40,
-    70,
-  ),
+  FULL: _FULL,
+  FINETUNED: _FULL._replace(num_frames=8),
 }
 
 
@@ -173,11 +176,17 @@ def inputs(case: StepCase) -> dict[str, np.ndarray]:
 
 
 def make_objective(
-  model: PMRLModel, draw: Callable[..., jax.Array] = sample_hard_negatives
+  model: PMRLModel,
+  draw: Callable[..., jax.Array] = sample_hard_negatives,
+  micro_batch_size: int | None = None,
 ) -> training.step.Objective:
   """The published objective of a model."""
   return training.make_matching_objective(
-    model, tasks=[TASK], loss=PUBLISHED, draw=draw
+    model,
+    tasks=[TASK],
+    loss=PUBLISHED,
+    draw=draw,
+    micro_batch_size=micro_batch_size,
   )
 
 
@@ -207,17 +216,23 @@ class Step(NamedTuple):
     return self.run.lower(state, shapes)
 
 
-def make_step(case: StepCase, model: PMRLModel | None = None) -> Step:
+def make_step(
+  case: StepCase,
+  model: PMRLModel | None = None,
+  micro_batch_size: int | None = None,
+) -> Step:
   """The step of a case, as `experiments.train` would make it.
 
   Args:
     case: The case.
     model: Its model, if not as `build_model` has it by default.
+    micro_batch_size: How many instances are encoded, and matched, at a time;
+      None: all. The loss is that of the batch all the same.
   """
   model = build_model(case) if model is None else model
   optimizer, schedule = make_optimizer()
   run = training.make_train_step(
-    make_objective(model),
+    make_objective(model, micro_batch_size=micro_batch_size),
     optimizer,
     schedule=schedule,
     seed=0,
@@ -248,18 +263,19 @@ States = dict[StepCase, training.TrainState]
 
 
 def build(
-  states: States, **options: Any
+  states: States, micro_batch_size: int | None = None, **options: Any
 ) -> Callable[[StepCase], Callable[[], Any]]:
   """Makes the `build` of a contestant.
 
   Args:
     states: The states of cases, common to contestants. That of a step that
       failed is gone, and made again.
+    micro_batch_size: Of `make_step`.
     **options: Of `build_model`.
   """
 
   def build_step(case: StepCase) -> Callable[[], Any]:
-    step = make_step(case, build_model(case, **options))
+    step = make_step(case, build_model(case, **options), micro_batch_size)
     compiled = step.lower().compile()
     batch = jax.device_put(step.batch)
     if case not in states:

@@ -222,6 +222,41 @@ def test_use_of_a_device_is_shown_if_its_peak_is_known():
   assert row[1:] == ["1.0 M", "2,000.0", "2,000.0", "3,000.0", "1.500"]
 
 
+def test_use_of_a_device_has_a_goal_for_what_is_fine_tuned():
+  case = steps.StepCase(steps.FINETUNED, 64, "bfloat16", True)
+  measured = [
+    timing.Timing(case, "slow", "slow", {0: 2.0}),
+    timing.Timing(case, "fast", "slow", {0: 1.0}),
+    timing.Timing(case, "large", "slow", {}, skipped="out of memory"),
+  ]
+  counted = [model_report.Counted(case, 1, {"all": 5e12}, 5e12)]
+  peak = flops.Peak(10e12, "a data sheet")
+  (goal,) = model_report.assess(measured, counted, peak)
+  assert goal.met and goal.measured == 0.5
+  slow = measured[:1]
+  assert model_report.assess(slow, counted, peak)[0].met is False
+  assert model_report.assess(measured, counted, None) == []
+  assert model_report.assess(measured[2:], counted, peak) == []
+  other = [each._replace(case=TINY) for each in measured]
+  assert model_report.assess(other, counted, peak) == []
+
+
+def test_micro_batches_do_not_change_the_loss():
+  case = TINY._replace(dropout=False)
+  whole, parts = (
+    float(steps.build({}, size)(case)()) for size in (None, case.batch // 2)
+  )
+  assert whole == pytest.approx(parts, rel=1e-4)
+
+
+def test_fine_tuning_reads_four_times_the_frames():
+  case = steps.StepCase(steps.FULL, 4, "bfloat16", True)
+  full = flops.by_hand(case)
+  finetuned = flops.by_hand(case._replace(size=steps.FINETUNED))
+  assert finetuned["vision"] == 4 * full["vision"]
+  assert finetuned["audio"] == full["audio"]
+
+
 def test_what_was_compiled_is_shown():
   towers = [
     step_compilation.TowerCompilation(TINY, 4, True, 0.5, 1.25),
